@@ -1,0 +1,1 @@
+"""The inference engine: many adapters in one batch over one base model."""

@@ -1,0 +1,1 @@
+"""Data set in, evaluated and registered adapter out."""
