@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from mcq.language import LETTERS_OF, Language
+from mcq.language import LETTERS_OF, SCIENCE_LETTERS, Language
 
-PUNCTUATION = frozenset(" .,;:!?…\"'“”‘’«»()[]{}<>/\\|-–—−+*×÷=≠≤≥±%‰°#&@$€£_^~`²³₀₁₂₃₄₅₆₇₈₉½¼¾√∞→′″·•")
+PUNCTUATION = frozenset(
+    " .,;:!?…\"'“”‘’«»()[]{}<>/\\|-–—−+*×÷=≠≤≥±%‰°#&@$€£_^~`²³₀₁₂₃₄₅₆₇₈₉½¼¾√∞→′″·•"
+)
 DIGITS = frozenset("0123456789")
 _SPACES = frozenset(" ")
 
@@ -23,7 +25,7 @@ def alphabet(language: Language) -> frozenset[str]:
     Models of many languages slip foreign scripts into sampled Vietnamese; a passage about Chinese
     characters may still be asked about, since its own characters are admitted.
     """
-    return LETTERS_OF[language] | DIGITS | PUNCTUATION
+    return LETTERS_OF[language] | SCIENCE_LETTERS | DIGITS | PUNCTUATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,7 @@ class CompletionGrammar:
 
     def _regex_parts(self, bounded: bool, alphabet: frozenset[str] | None) -> Iterator[str]:
         inner = r"[^\x00-\x1f\x7f]" if alphabet is None else _character_class(alphabet)
-        outer = (
-            r"[^\x00-\x20\x7f]" if alphabet is None else _character_class(alphabet - _SPACES)
-        )
+        outer = r"[^\x00-\x20\x7f]" if alphabet is None else _character_class(alphabet - _SPACES)
         for part in self.parts:
             match part:
                 case Text(text):

@@ -27,8 +27,11 @@ LETTERS_OF: dict[Language, frozenset[str]] = {
 }
 """The letters a language is written with, both cases, NFC."""
 
+SCIENCE_LETTERS = frozenset("ΩμµπαβγδεηθλρστφωΔΣΦΨΩ")
+"""Greek letters of formulas and units, at home in both languages."""
+
 _VIETNAMESE_SHARE = 0.03
-"""Vietnamese prose marks about a quarter of its letters, English with Vietnamese names under 3 %."""
+"""Vietnamese prose marks about a quarter of its letters, English with foreign names under 3 %."""
 
 _ENGLISH_WORDS = frozenset("the of and to in is that for are was with as by on it which".split())
 
@@ -50,7 +53,7 @@ def detect_language(text: str) -> Language:
 
 def foreign_letters(text: str, language: Language, context: str = "") -> str:
     """The letters of other scripts in `text`, each once, that the context does not use itself."""
-    own = LETTERS_OF[language] | set(context)
+    own = LETTERS_OF[language] | SCIENCE_LETTERS | set(context)
     if language == "en":
         own = own | LETTERS_OF["vi"]  # names keep their marks
     return "".join(dict.fromkeys(c for c in text if c.isalpha() and c not in own))

@@ -35,7 +35,9 @@ def parse_completion(text: str, language: Language) -> Question:
     stem_line, *rest = text.split("\n")
     stem = _labelled(stem_line, STEM_LABEL[language])
     if stem is None:
-        raise MalformedCompletionError("no_stem", f"no line “{STEM_LABEL[language]} …” at the start")
+        raise MalformedCompletionError(
+            "no_stem", f"no line “{STEM_LABEL[language]} …” at the start"
+        )
     key_at = [i for i, line in enumerate(rest) if line.startswith(KEY_LABEL[language])]
     if not key_at:
         raise MalformedCompletionError("no_key", f"no line “{KEY_LABEL[language]} …”")

@@ -53,7 +53,9 @@ class Prompt:
         """
         if self.is_plain:
             return self.plain
-        return apply_chat_template([ChatTurn(role=m.role, content=m.content) for m in self.messages])
+        return apply_chat_template(
+            [ChatTurn(role=m.role, content=m.content) for m in self.messages]
+        )
 
     @property
     def is_plain(self) -> bool:
@@ -116,8 +118,10 @@ _INSTRUCTION: dict[Language, str] = {
     ),
 }
 _FORM: dict[Language, str] = {
-    "vi": "Trả lời đúng theo mẫu:\nCâu hỏi: …\nA. …\nB. …\nC. …\nD. …\nĐáp án: (A, B, C hoặc D)",
-    "en": "Answer exactly in this form:\nQuestion: …\nA. …\nB. …\nC. …\nD. …\nAnswer: (A, B, C or D)",
+    "vi": ("Trả lời đúng theo mẫu:\nCâu hỏi: …\nA. …\nB. …\nC. …\nD. …\nĐáp án: (A, B, C hoặc D)"),
+    "en": (
+        "Answer exactly in this form:\nQuestion: …\nA. …\nB. …\nC. …\nD. …\nAnswer: (A, B, C or D)"
+    ),
 }
 _CONTEXT_LABEL: dict[Language, str] = {"vi": "### Ngữ cảnh:", "en": "### Context:"}
 _RESPONSE_LABEL: dict[Language, str] = {"vi": "### Phản hồi:", "en": "### Response:"}

@@ -72,7 +72,7 @@ class Question(BaseModel):
         missing = [letter for letter in LETTERS if letter not in options]
         if missing:
             raise InvalidQuestionError(f"Option {', '.join(missing)} is missing")
-        cleaned = {
+        cleaned: dict[Letter, str] = {
             letter: clean_field(options[letter], f"option {letter}", MAX_OPTION_CHARACTERS)
             for letter in LETTERS
         }

@@ -1,0 +1,1 @@
+"""Every figure that the README and the docs claim, reproducible by one command each."""
