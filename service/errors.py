@@ -7,15 +7,21 @@ ServiceError
 │   ├── BackendOverloadedError  the queue is full; try again later
 │   └── BackendFailedError      the model failed at this request
 ├── UnknownVariantError         no such variant of the adapter
+├── TooManyQuestionsError       more questions than one request may ask for
 ├── RequestTimeoutError         the deadline passed before anything was ready
 └── NotReadyError               the base model is still loading, or the server is draining
 """
+
+from typing import ClassVar
 
 from mcq.errors import McqError
 
 
 class ServiceError(McqError):
     """Base of the service's own errors."""
+
+    retry_after_s: ClassVar[int | None] = None
+    """After how many seconds the same request may succeed, if it may."""
 
 
 class BackendError(ServiceError):
@@ -45,7 +51,7 @@ class ContextTooLongError(BackendError):
 class BackendOverloadedError(BackendError):
     """The queue is full; the same request may succeed later."""
 
-    retry_after_s = 2
+    retry_after_s: ClassVar[int | None] = 2
 
     def __init__(self) -> None:
         super().__init__(f"The model is busy; try again in {self.retry_after_s} seconds")
@@ -67,6 +73,15 @@ class UnknownVariantError(ServiceError):
         self.known = known
 
 
+class TooManyQuestionsError(ServiceError, ValueError):
+    """More questions than one request may ask for."""
+
+    def __init__(self, asked: int, limit: int) -> None:
+        super().__init__(f"n is {asked}; one request may ask for at most {limit} questions")
+        self.asked = asked
+        self.limit = limit
+
+
 class RequestTimeoutError(ServiceError):
     """The deadline passed before any question was ready."""
 
@@ -77,7 +92,7 @@ class RequestTimeoutError(ServiceError):
 class NotReadyError(ServiceError):
     """The base model is still loading, or the server is draining."""
 
-    retry_after_s = 5
+    retry_after_s: ClassVar[int | None] = 5
 
     def __init__(self, state: str) -> None:
         super().__init__(f"The service is {state}; try again in {self.retry_after_s} seconds")

@@ -89,7 +89,7 @@ class BackendInfo:
     base_model: str
     fingerprint: BaseFingerprint | None
     precision: str
-    """`fp32`, `bf16`, `fp16`, `nf4` or `dequantized-nf4`: adapters of another are refused."""
+    """`fp32`, `bf16`, `fp16`, `nf4` or `dequantized` (NF4 turned back); others are refused."""
     max_context_tokens: int
     supports_chat: bool
 

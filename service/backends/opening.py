@@ -1,0 +1,35 @@
+"""Opens the backend that the configuration names; heavy imports happen here, when chosen."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from service.backends.base import Backend
+from service.backends.echo import EchoBackend
+from service.config import ServiceConfig
+
+if TYPE_CHECKING:
+    from model_registry.bases import BaseModel
+
+
+async def open_backend(config: ServiceConfig) -> Backend:
+    """Fetch and load what is needed, without blocking the event loop."""
+    if config.backend == "echo":
+        return EchoBackend()
+    return await asyncio.to_thread(_open_model, config)
+
+
+def _open_model(config: ServiceConfig) -> Backend:
+    base = _prepare(config)
+    if config.backend == "reference":
+        from service.backends.reference import ReferenceBackend
+
+        return ReferenceBackend.open(base, precision=config.precision)
+    from service.backends.engine import EngineBackend
+
+    return EngineBackend.open(base, precision=config.precision, max_adapters=config.max_adapters)
+
+
+def _prepare(config: ServiceConfig) -> "BaseModel":
+    from model_registry.bases import prepare_base
+
+    return prepare_base(config.base_model, cache_dir=config.cache_dir)

@@ -1,0 +1,99 @@
+"""Every setting of the service, read once from the environment in `__main__` and passed down."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mcq.errors import McqError
+
+ENV_PREFIX = "MCQ_"
+
+
+class ConfigError(McqError, ValueError):
+    """A setting is unknown or has a value that it cannot have."""
+
+
+class ServiceConfig(BaseSettings):
+    """Every setting of the service; `MCQ_<FIELD>` in the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` for every interface."""
+
+    port: int = 8000
+    """Port to listen on; 0 takes a free one and logs it."""
+
+    backend: Literal["engine", "reference", "echo"] = "engine"
+    """What runs the model: our engine, transformers' `generate` (slow, the oracle), or `echo`,
+    which needs no model and answers with made-up questions."""
+
+    base_model: str = "embedded:qwen2.5-coder-1.5b-instruct"
+    """Source of the base model: `hf:ORG/NAME`, a directory, a GGUF file, or `embedded:NAME`."""
+
+    precision: Literal["auto", "fp32", "bf16", "nf4", "dequantized"] = "auto"
+    """How the base is held: `auto` is bf16. `nf4` and `dequantized` (NF4 turned back into bf16) are
+    for adapters trained by QLoRA."""
+
+    registry: str = "var/registry"
+    """The adapter registry: a directory, or the URL of its index."""
+
+    registry_poll_s: PositiveFloat = 2.0
+    """How often new versions and moved aliases are looked for, in seconds."""
+
+    default_adapter: str | None = None
+    """What a request without `adapter` gets; the bare base model if unset."""
+
+    max_adapters: PositiveInt = 32
+    """How many adapters stay loaded at once; the one idle longest goes first."""
+
+    cache_dir: Path | None = None
+    """Where converted base models are kept; the user's cache directory if unset."""
+
+    min_context_words: PositiveInt = 20
+    """Shorter contexts are refused: nothing worth asking fits in them."""
+
+    max_context_words: PositiveInt = 1500
+    """Longer contexts are refused; the base model's window may allow less."""
+
+    max_questions: PositiveInt = 20
+    """The most questions that one request may ask for."""
+
+    candidates_per_question: PositiveInt = 4
+    """How many completions may be drawn for one question before it counts as a shortfall."""
+
+    request_timeout_s: PositiveFloat = 300.0
+    """After this many seconds a request ends with what it has."""
+
+    keep_alive_s: PositiveFloat = 15.0
+    """A comment is sent into a silent event stream this often, so that proxies keep it open."""
+
+    drain_timeout_s: NonNegativeFloat = 300.0
+    """How long running requests may go on after SIGTERM."""
+
+    log_format: Literal["json", "text"] = "json"
+    """One JSON object a line, or lines for a terminal."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe messages that are logged."""
+
+
+def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse misspelt settings, which would otherwise be ignored in silence.
+
+    Raises:
+        ConfigError: A variable begins with `MCQ_` and is no setting.
+    """
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in ServiceConfig.model_fields}
+    for name in environment:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else "; see docs/configuration.md"
+            raise ConfigError(f"{name} is not a setting of the service{hint}")

@@ -1,0 +1,33 @@
+"""The engine's sizes, fixed at start: everything on the device is allocated once from them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How much of everything the engine holds at once."""
+
+    max_sequences: int = 8
+    """KV slots, which is also the largest decode batch."""
+    max_context: int = 2048
+    """Tokens of prompt and completion together that one slot holds."""
+    prefill_tokens: int = 512
+    """Prompt tokens computed in one step; streams wait at most this long for their next token."""
+    prefill_patience_s: float = 0.0
+    """How long a small prefill may wait for company while others decode; 0 starts it at once."""
+    max_queue: int = 256
+    """Waiting candidates beyond which requests are refused."""
+    max_adapters: int = 8
+    """Adapters usable in one batch (LoRA slots)."""
+    max_ranks: int = 1024
+    """Sum of the ranks of the adapters in slots; decides the memory they take."""
+    host_adapter_bytes: int = 2**31
+    """Host memory for adapters that wait outside slots."""
+    max_grammar_states: int = 1024
+    """Rows of the grammar table; a language takes about 150, a passage with foreign letters as many."""
+    overlap: bool = False
+    """Launch a step before reading the one before it; pays on a GPU."""
+    use_graphs: bool = False
+    """Replay decode steps as CUDA graphs."""
+    jump_forward: bool = True
+    """Feed several tokens at once where the grammar leaves no choice; pays without overlap."""

@@ -1,0 +1,126 @@
+# pyright: basic
+# torch's operators are typed too loosely for strict mode.
+"""Which adapter is in which LoRA slot, and on which rank rows of the pool.
+
+Owned by the engine thread. A slot that a running sequence holds is never given to another adapter.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from service.engine.adapter_files import HostAdapter
+from service.engine.lora import LoraLinear
+from service.errors import AdapterRejectedError
+
+BASE_SLOT = 0
+_ROW_UNIT = 8
+"""Ranks are rounded up to this, so that products keep an aligned inner dimension."""
+
+
+@dataclass
+class LoraSlot:
+    """An adapter in place."""
+
+    number: int
+    digest: str
+    rows: slice
+    holders: int = 0
+
+
+class LoraSlots:
+    """The slots of one model."""
+
+    def __init__(self, linears: dict[str, LoraLinear], slots: int, rows: int) -> None:
+        self._linears = linears
+        self._rows = rows
+        self._free_numbers = list(range(slots, BASE_SLOT, -1))
+        self._by_digest: dict[str, LoraSlot] = {}
+        self.loads = self.evictions = 0
+        device = next(iter(linears.values())).a.device if linears else torch.device("cpu")
+        self.owner = torch.full((rows,), -1, dtype=torch.int64, device=device)
+        """The slot that owns each rank row."""
+        self.span = torch.zeros((slots + 1, 2), dtype=torch.int32, device=device)
+        """First row and number of rows of each slot."""
+
+    def acquire(self, digest: str, adapter: HostAdapter) -> LoraSlot | None:
+        """Hold a slot with the adapter in it, loading it if need be; None while all are held.
+
+        Raises:
+            AdapterRejectedError: Its rank exceeds the whole pool.
+        """
+        slot = self._by_digest.pop(digest, None) or self._load(digest, adapter)
+        if slot is not None:
+            self._by_digest[digest] = slot  # moves to the end: the first is the one idle longest
+            slot.holders += 1
+        return slot
+
+    def release(self, slot: LoraSlot) -> None:
+        """End one hold."""
+        slot.holders -= 1
+
+    def drop(self, digest: str) -> bool:
+        """Empty the slot of an adapter nobody holds; says whether it is gone."""
+        slot = self._by_digest.get(digest)
+        if slot is not None and slot.holders == 0:
+            self._evict(slot)
+        return digest not in self._by_digest
+
+    @property
+    def held(self) -> int:
+        """Holds of all slots together; zero when the engine is idle."""
+        return sum(slot.holders for slot in self._by_digest.values())
+
+    @property
+    def in_use(self) -> int:
+        """Slots that hold an adapter."""
+        return len(self._by_digest)
+
+    def _load(self, digest: str, adapter: HostAdapter) -> LoraSlot | None:
+        rank = -(-adapter.rank // _ROW_UNIT) * _ROW_UNIT
+        if rank > self._rows:
+            raise AdapterRejectedError(adapter.name, f"rank {rank} exceeds the {self._rows} rank rows")
+        rows = self._place(rank)
+        if rows is None:
+            return None
+        slot = LoraSlot(self._free_numbers.pop(), digest, rows)
+        for name, linear in self._linears.items():
+            a, b = adapter.modules.get(name, (None, None))
+            _fill(linear.a[rows], a)
+            _fill(linear.b[rows], b)
+        self.owner[rows] = slot.number
+        self.span[slot.number] = torch.tensor([rows.start, rows.stop - rows.start])
+        self.loads += 1
+        return slot
+
+    def _place(self, rank: int) -> slice | None:
+        """Free rows in a row, after evicting as few idle adapters as will do, longest idle first."""
+        while True:
+            if self._free_numbers and (rows := self._gap(rank)) is not None:
+                return rows
+            idle = next((s for s in self._by_digest.values() if s.holders == 0), None)
+            if idle is None:
+                return None
+            self._evict(idle)
+            self.evictions += 1
+
+    def _gap(self, rank: int) -> slice | None:
+        start = 0
+        for slot in sorted(self._by_digest.values(), key=lambda s: s.rows.start):
+            if slot.rows.start - start >= rank:
+                break
+            start = slot.rows.stop
+        return slice(start, start + rank) if start + rank <= self._rows else None
+
+    def _evict(self, slot: LoraSlot) -> None:
+        del self._by_digest[slot.digest]
+        self.owner[slot.rows] = -1
+        self._free_numbers.append(slot.number)
+
+
+def _fill(rows: torch.Tensor, matrix: torch.Tensor | None) -> None:
+    used = 0 if matrix is None else len(matrix)
+    if matrix is not None:
+        rows[:used].copy_(matrix, non_blocking=True)
+    if used < len(rows):
+        rows[used:].zero_()

@@ -1,0 +1,1 @@
+"""Thin HTTP handlers: they translate, and decide nothing."""
