@@ -54,7 +54,7 @@ class VersionNotFoundError(NotFoundError):
 
     def __init__(self, name: str, version: int | str) -> None:
         where = f"Adapter {name!r} has no version {version}" if name else f"No version is {version}"
-        super().__init__(f"{where}; see `python -m model_registry show {name or 'NAME'}`")
+        super().__init__(f"{where}; see `python -m model_registry list {name}`")
         self.name = name
         self.version = version
 

@@ -21,6 +21,7 @@ from model_registry.index import tables
 
 INDEX_FILE = "registry.sqlite"
 _BUSY_TIMEOUT_S = 30
+_MIGRATION_LOCK = 7_266_352
 
 
 def now(offset_s: float = 0) -> str:
@@ -80,15 +81,13 @@ class Database:
         # A read-only volume cannot hold SQLite's lock files, and its content cannot change either.
         mode = "" if writable else "?immutable=1"
         database = cls(_sqlite_engine(f"file:{_uri_path(path)}{mode}"), str(path))
-        database.check_schema()
-        return database
+        return database._checked()
 
     @classmethod
     def at(cls, url: str) -> "Database":
         """An index on a server (or a SQLite file by URL), migrated beforehand."""
         database = cls.unchecked(url)
-        database.check_schema()
-        return database
+        return database._checked()
 
     @classmethod
     def unchecked(cls, url: str) -> "Database":
@@ -105,10 +104,28 @@ class Database:
         )
         return cls(engine, label)
 
+    def _checked(self) -> "Database":
+        try:
+            self.check_schema()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
     @property
-    def engine(self) -> Engine:
-        """For migrations."""
-        return self._engine
+    def label(self) -> str:
+        """The URL without its password, for messages."""
+        return self._label
+
+    @contextmanager
+    def schema_change(self) -> Generator[Connection]:
+        """One transaction for a migration; two at a time would wait for each other."""
+        with self._translated(), self._engine.connect() as raw:
+            connection = raw.execution_options(registry_write=True)
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+                yield connection
 
     def close(self) -> None:
         """Give connections back."""
@@ -125,8 +142,10 @@ class Database:
 
     @contextmanager
     def read(self) -> Generator[Connection]:
-        """A consistent view for some queries."""
+        """A view of one moment, however many queries it takes."""
         with self._translated(), self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
