@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 
 from mcq.language import Language, detect_language, foreign_letters
 from mcq.question import LETTERS, Check, Question, comparable
-from mcq.words import content_words, words
+from mcq.words import content_words, fold, words
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,9 @@ def _number(text: str) -> float | None:
 
 
 def _only_true_false(item: Item) -> str | None:
-    folded = {comparable(text).split(" ", 1)[0] for text in item.question.options.values()}
-    pairs = ({"đúng", "sai"}, {"true", "false"}, {"có", "không"}, {"yes", "no"})
+    firsts = (words(text)[:1] for text in item.question.options.values())
+    folded = {word for first in firsts for word in first}
+    pairs = ({fold("đúng"), "sai"}, {"true", "false"}, {"yes", "no"})
     return " / ".join(sorted(folded)) if folded in pairs else None
 
 

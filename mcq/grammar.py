@@ -16,7 +16,11 @@ PUNCTUATION = frozenset(
     " .,;:!?…\"'“”‘’«»()[]{}<>/\\|-–—−+*×÷=≠≤≥±%‰°#&@$€£_^~`²³₀₁₂₃₄₅₆₇₈₉½¼¾√∞→′″·•"
 )
 DIGITS = frozenset("0123456789")
-_SPACES = frozenset(" ")
+
+# What `mcq.question` refuses anywhere in a field, and what it refuses at its ends; written out as
+# characters and ranges, since engines for regular expressions differ in their escapes.
+_NOT_TEXT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd\ue000-\uf8ff"
+_SPACES = " \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 
 
 def alphabet(language: Language) -> frozenset[str]:
@@ -26,6 +30,11 @@ def alphabet(language: Language) -> frozenset[str]:
     characters may still be asked about, since its own characters are admitted.
     """
     return LETTERS_OF[language] | SCIENCE_LETTERS | DIGITS | PUNCTUATION
+
+
+def passage_characters(context: str) -> frozenset[str]:
+    """Characters of a passage that a field may hold: no line breaks, no odd spaces, only text."""
+    return frozenset(c for c in context if c == " " or (c.isprintable() and not c.isspace()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +81,10 @@ class CompletionGrammar:
         return "".join(self._regex_parts(bounded, alphabet))
 
     def _regex_parts(self, bounded: bool, alphabet: frozenset[str] | None) -> Iterator[str]:
-        inner = r"[^\x00-\x1f\x7f]" if alphabet is None else _character_class(alphabet)
-        outer = r"[^\x00-\x20\x7f]" if alphabet is None else _character_class(alphabet - _SPACES)
+        if alphabet is None:
+            inner, outer = f"[^{_NOT_TEXT}]", f"[^{_NOT_TEXT}{_SPACES}]"
+        else:
+            inner, outer = _character_class(alphabet), _character_class(alphabet - {" "})
         for part in self.parts:
             match part:
                 case Text(text):

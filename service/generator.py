@@ -15,6 +15,7 @@ from mcq.checks import run_checks
 from mcq.context import check_context
 from mcq.errors import MalformedCompletionError
 from mcq.evidence import find_evidence
+from mcq.grammar import passage_characters
 from mcq.language import Language, detect_language
 from mcq.prompts import PromptFormat, prompt_format
 from mcq.question import Question, comparable
@@ -165,7 +166,7 @@ class QuestionGenerator:
             sampling=self._sampling(plan.request, round_),
             adapter=files,
             grammar=plan.prompt_format.grammar(language),
-            extra_characters=frozenset(plan.context),
+            extra_characters=passage_characters(plan.context),
             n=wanted,
             deadline=deadline,
         )

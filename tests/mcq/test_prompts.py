@@ -1,0 +1,130 @@
+"""Prompts are frozen; completions survive the round trip and every kind of damage is named."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mcq.errors import MalformedCompletionError, UnknownPromptFormatError
+from mcq.grammar import alphabet
+from mcq.language import LANGUAGES, Language
+from mcq.prompts import PROMPT_FORMATS, normalize_context, prompt_format
+from mcq.question import LETTERS, Question
+
+COMPLETION = "Câu hỏi: Số nào?\nA. một\nB. hai\nC. ba\nD. bốn\nĐáp án: B"
+
+
+def test_instruct_prompt_is_frozen() -> None:
+    prompt = prompt_format("instruct-vi/1").render("Một  đoạn\n\nvăn.", "vi", ["Cũ?"])
+    assert prompt.is_plain
+    assert prompt.plain == (
+        "Hãy viết một câu hỏi trắc nghiệm dựa vào ngữ cảnh dưới đây. Câu hỏi có bốn phương án "
+        "A, B, C, D, trong đó chỉ một phương án đúng.\n\n"
+        "Hỏi về ý khác với các câu đã có:\n- Cũ?\n\n"
+        "### Ngữ cảnh:\nMột đoạn\nvăn.\n\n"
+        "### Phản hồi:\n"
+    )
+
+
+def test_chat_prompt_is_frozen() -> None:
+    prompt = prompt_format("chat/1").render("Một đoạn văn.", "vi")
+    assert [(m.role, m.content) for m in prompt.messages] == [
+        (
+            "system",
+            "Hãy viết một câu hỏi trắc nghiệm dựa vào ngữ cảnh dưới đây. Câu hỏi có bốn phương án "
+            "A, B, C, D, trong đó chỉ một phương án đúng. Trả lời đúng theo mẫu:\n"
+            "Câu hỏi: …\nA. …\nB. …\nC. …\nD. …\nĐáp án: (A, B, C hoặc D)",
+        ),
+        ("user", "Một đoạn văn."),
+    ]
+
+
+def test_chat_prompt_goes_through_the_base_models_template() -> None:
+    prompt = prompt_format("chat/1").render("A paragraph.", "en", ["Old?"])
+    text = prompt.to_text(lambda turns: "|".join(f"{t['role']}:{t['content']}" for t in turns))
+    assert text.startswith("system:Write one multiple-choice question")
+    assert text.endswith(
+        "user:A paragraph.\n\nAsk about something other than these questions do:\n- Old?"
+    )
+
+
+def test_unknown_format_names_the_known_ones() -> None:
+    with pytest.raises(UnknownPromptFormatError, match="chat/1"):
+        prompt_format("chat/99")
+
+
+def test_context_is_normalised_the_same_for_training_and_serving() -> None:
+    assert normalize_context(" Vie\u0323\u0302t \t Nam \r\n\r\n\r\nx ") == "Việt Nam\nx"
+
+
+def questions(language: Language) -> st.SearchStrategy[Question]:
+    """Any valid question in the letters of a language."""
+    characters = st.sampled_from(sorted(alphabet(language)))
+    line = st.text(characters, min_size=1, max_size=60).map(str.strip).filter(bool)
+
+    def build(stem: str, options: list[str], key: str) -> Question | None:
+        fields = {"question": stem, "options": dict(zip(LETTERS, options, strict=True)), "key": key}
+        try:
+            return Question.model_validate(fields)
+        except ValidationError:
+            return None
+
+    built = st.builds(build, line, st.lists(line, min_size=4, max_size=4), st.sampled_from(LETTERS))
+    return built.filter(lambda q: q is not None).map(lambda q: q)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", PROMPT_FORMATS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_rendered_completions_parse_to_the_same_question(name: str, language: Language) -> None:
+    chosen = prompt_format(name)
+
+    @given(questions(language))
+    def round_trip(question: Question) -> None:
+        text = chosen.render_completion(question, language)
+        assert chosen.parse(text, language) == question
+        assert chosen.grammar(language).accepts(text)
+
+    round_trip()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("   \n ", "empty"),
+        (COMPLETION.replace("hai", "h\ufffdi"), "broken_text"),
+        ("Đây là câu hỏi:\n" + COMPLETION, "no_stem"),
+        (COMPLETION.replace("Số nào?", ""), "no_stem"),
+        (COMPLETION.replace("Câu hỏi", "Question"), "no_stem"),
+        (COMPLETION.rsplit("\n", 1)[0], "no_key"),
+        (COMPLETION.replace("án: B", "án: hai"), "no_key"),
+        (COMPLETION.replace("án: B", "án: B vì hai"), "no_key"),
+        (COMPLETION.replace("án: B", "án: "), "no_key"),
+        (COMPLETION.replace("án: B", "án: E"), "key_out_of_range"),
+        (COMPLETION + "\nGiải thích: …", "trailing_text"),
+        (COMPLETION + "\n" + COMPLETION, "trailing_text"),
+        (COMPLETION.replace("C. ba\n", ""), "missing_option"),
+        (COMPLETION.replace("C. ba", "B. ba"), "repeated_option"),
+        (COMPLETION.replace("A. một\nB. hai", "B. hai\nA. một"), "option_order"),
+        (COMPLETION.replace("C. ba", "C) ba"), "unexpected_line"),
+        (COMPLETION.replace("C. ba", "\nC. ba"), "unexpected_line"),
+        (COMPLETION.replace("D. bốn", "D. bốn\nE. năm"), "option_order"),
+        (COMPLETION.replace("C. ba", "C. Hai"), "invalid_question"),
+        (COMPLETION.replace("C. ba", "C. " + "x" * 300), "invalid_question"),
+        (COMPLETION.replace("C. ba", "C.  ba"), "unexpected_line"),
+    ],
+)
+def test_broken_completions_are_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(MalformedCompletionError) as caught:
+        prompt_format("chat/1").parse(text, "vi")
+    assert caught.value.reason == reason
+
+
+def test_older_spellings_mean_the_same() -> None:
+    older = re.sub(r"(?m)^([A-D])\. ", r"\1.", COMPLETION) + "."
+    chosen = prompt_format("chat/1")
+    assert "A.một" in older
+    assert chosen.parse(older, "vi") == chosen.parse(COMPLETION, "vi")
+    assert chosen.parse(COMPLETION + "\n", "vi") == chosen.parse(COMPLETION, "vi")
