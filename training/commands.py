@@ -1,0 +1,102 @@
+"""The verbs besides training itself: data, plan, evaluate, register, push."""
+
+import argparse
+from pathlib import Path
+
+
+def data(arguments: list[str]) -> int:
+    """Show what the data is and what was dropped."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training data",
+        description="Clean the data, report what was dropped and why, and measure it; no training.",
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    options = parser.parse_args(arguments)
+
+    from training.config import load_config
+    from training.statistics import describe
+
+    print(describe(load_config(options.config, tuple(options.set))))
+    return 0
+
+
+def plan(arguments: list[str]) -> int:
+    """Predict the peak memory of a run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training plan",
+        description="Predict a run's peak GPU memory by part; if it does not fit, say what to change.",
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--vram", default="", metavar="16GiB", help="default: this machine's GPU")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    options = parser.parse_args(arguments)
+
+    from training.config import load_config
+    from training.memory import describe_plan
+
+    text, fits = describe_plan(load_config(options.config, tuple(options.set)), options.vram)
+    print(text)
+    return 0 if fits else 1
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Judge adapters and the bare base side by side."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training evaluate",
+        description="Write questions about held-out passages with one or more adapters, judge them, "
+        "and report as JSON, Markdown and HTML.",
+    )
+    parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, a run folder, or `base`")
+    parser.add_argument("--against", action="append", default=[], metavar="ADAPTER")
+    parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
+    parser.add_argument("--registry", default="var/registry")
+    parser.add_argument("--contexts", default="benchmarks/data/held_out.jsonl")
+    parser.add_argument("--use", default="evaluation", help="passages of the file with this `use`")
+    parser.add_argument("--limit", type=int, default=None)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--prompt-format", default="chat/1", help="of the bare base")
+    parser.add_argument("--unconstrained-only", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"))
+    options = parser.parse_args(arguments)
+
+    from training.compare import compare
+
+    print(compare(options))
+    return 0
+
+
+def register(arguments: list[str]) -> int:
+    """Register a run that was made elsewhere."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training register",
+        description="Publish the adapter of a finished run, with its record and evaluation.",
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--registry", default="var/registry")
+    parser.add_argument("--name", default=None)
+    options = parser.parse_args(arguments)
+
+    from training.register import register as publish
+
+    version = publish(options.run, options.registry, name=options.name)
+    print(f"{version.name}/{version.number} {version.digest}")
+    return 0
+
+
+def push(arguments: list[str]) -> int:
+    """Send an adapter and its model card to the Hub."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training push",
+        description="Upload a run's adapter with a model card; needs a Hub token in the environment.",
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("repository", metavar="ORG/NAME")
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="write the card, upload nothing")
+    options = parser.parse_args(arguments)
+
+    from training.hub import push as upload
+
+    print(upload(options.run, options.repository, private=options.private, dry=options.dry_run))
+    return 0

@@ -1,0 +1,248 @@
+# pyright: basic
+# trl, transformers and datasets are typed too loosely for strict checking.
+"""The optimisation: TRL's trainer over rows that were tokenized and checked here."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainingConfig
+from training.errors import OutOfMemoryError, RunFailedError, TrainingError
+from training.model import Base, is_tied, lora_config
+from training.rows import TokenRow
+
+_BIG_ADAPTER = 100_000_000
+"""From so many trained weights on, Adam's state in 8 bits saves more than it costs."""
+
+
+@dataclass
+class Fitted:
+    """What a finished run leaves."""
+
+    model: Any
+    """The trained PEFT model (or the whole model for `full`)."""
+    directory: Path
+    """Where the adapter lies in PEFT layout."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(
+    config: TrainingConfig,
+    base: Base,
+    train: Sequence[TokenRow],
+    validation: Sequence[TokenRow],
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Any] = (),
+    remedies: Callable[[], list[str]] = list,
+) -> Fitted:
+    """Train and save; with `resume` go on from the last complete checkpoint.
+
+    Raises:
+        OutOfMemoryError: With what to change; the last checkpoint stays.
+        RunFailedError: The loss left the numbers, or the disk is full.
+    """
+    import torch
+
+    trainer = build_trainer(config, base, train, validation, callbacks)
+    checkpoint = last_checkpoint(config.run_dir) if resume else None
+    try:
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        directory = config.run_dir / "adapter"
+        if trainer.accelerator.is_main_process:
+            save_adapter(trainer.accelerator.unwrap_model(trainer.model), directory)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(remedies()) from error
+    except OSError as error:
+        raise RunFailedError(
+            f"Writing to {config.run_dir} failed ({error.strerror or error}); free some space and "
+            "run again with --resume"
+        ) from error
+    finally:
+        trainer.accelerator.end_training()
+    return Fitted(
+        model=trainer.model,
+        directory=directory,
+        history=list(trainer.state.log_history),
+        summary=dict(output.metrics),
+    )
+
+
+def build_trainer(
+    config: TrainingConfig,
+    base: Base,
+    train: Sequence[TokenRow],
+    validation: Sequence[TokenRow],
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """TRL's trainer with fp32 trained weights and an own learning rate for embeddings."""
+    import transformers
+    import trl
+
+    from training.progress import StopOnBrokenLoss
+
+    peft_config = None
+    if config.method.kind == "lora":
+        peft_config = lora_config(config.method, base.model, is_tied(base.model))
+    arguments = sft_arguments(config, base, evaluate=bool(validation))
+
+    class Trainer(trl.SFTTrainer):
+        """SFTTrainer whose `modules_to_save` learn at their own rate."""
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            if self.optimizer is None and config.method.modules_to_save:
+                rate = config.fit.embedding_learning_rate or config.fit.learning_rate / 10
+                groups = embedding_groups(self.model, rate, config.fit.learning_rate)
+                kind, options = transformers.Trainer.get_optimizer_cls_and_kwargs(self.args)
+                self.optimizer = kind(groups, **options)
+            return super().create_optimizer(*args, **kwargs)
+
+    trainer = Trainer(
+        model=base.model,
+        args=arguments,
+        train_dataset=to_dataset(train),
+        eval_dataset=to_dataset(validation) if validation else None,
+        processing_class=base.tokenizer,
+        peft_config=peft_config,
+        callbacks=[StopOnBrokenLoss(), *callbacks],
+    )
+    # TRL leaves adapters of a 4-bit base, and full copies of modules, in 16 bits, where most small
+    # steps are rounded away.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for unwanted in (transformers.PrinterCallback, transformers.ProgressCallback):
+        trainer.remove_callback(unwanted)
+    return trainer
+
+
+def sft_arguments(config: TrainingConfig, base: Base, *, evaluate: bool) -> Any:
+    """Our configuration in TRL's names."""
+    import trl
+
+    run = config.fit
+    on_cuda = base.model.device.type == "cuda"
+    computes_in = "bf16" if base.precision == "nf4" and on_cuda else base.precision
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(config.run_dir / "tensorboard")
+    steps = run.eval_steps if run.eval_steps < 1 else int(run.eval_steps)
+    return trl.SFTConfig(
+        output_dir=str(config.run_dir / "checkpoints"),
+        learning_rate=run.learning_rate,
+        num_train_epochs=run.num_train_epochs,
+        max_steps=run.max_steps,
+        per_device_train_batch_size=run.per_device_train_batch_size,
+        per_device_eval_batch_size=run.per_device_eval_batch_size,
+        gradient_accumulation_steps=run.gradient_accumulation_steps,
+        lr_scheduler_type=run.lr_scheduler_type,
+        warmup_steps=run.warmup,
+        weight_decay=run.weight_decay,
+        max_grad_norm=run.max_grad_norm,
+        optim=choose_optimizer(config, base),
+        bf16=computes_in == "bf16",
+        fp16=computes_in == "fp16",
+        use_cpu=not on_cuda,
+        max_length=config.data.max_length,
+        packing=run.packing,
+        packing_strategy="bfd_split" if config.objective == "text" else "bfd",
+        eval_packing=False,
+        train_sampling_strategy=(
+            "group_by_length" if run.group_by_length and not run.packing else "random"
+        ),
+        activation_checkpointing=run.activation_checkpointing,
+        torch_compile=run.torch_compile,
+        use_liger_kernel=run.liger,
+        seed=run.seed,
+        data_seed=run.seed,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=steps,
+        save_strategy="steps",
+        save_steps=steps,
+        save_total_limit=run.save_total_limit,
+        logging_steps=run.logging_steps,
+        logging_first_step=True,
+        report_to=list(run.report_to) or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_cuda,
+        prediction_loss_only=True,
+        run_name=config.name,
+    )
+
+
+def choose_optimizer(config: TrainingConfig, base: Base) -> str:
+    """Fused AdamW, or paged 8-bit AdamW where Adam's state would outgrow the model."""
+    if config.fit.optim != "auto":
+        return config.fit.optim
+    if base.model.device.type != "cuda":
+        return "adamw_torch"
+    linear = sum(p.numel() for n, p in base.model.named_parameters() if p.ndim == 2)
+    trained = linear if config.method.kind == "full" else _adapter_size(config, base.model)
+    return "paged_adamw_8bit" if trained >= _BIG_ADAPTER else "adamw_torch_fused"
+
+
+def _adapter_size(config: TrainingConfig, model: Any) -> int:
+    import torch
+
+    return sum(
+        config.method.r * (module.in_features + module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+    )
+
+
+def embedding_groups(model: Any, embedding_rate: float, rate: float) -> list[dict[str, Any]]:
+    """Two groups for the optimizer: full copies of modules at their own rate, undecayed."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    copies = [p for n, p in trained if "modules_to_save" in n]
+    rest = [p for n, p in trained if "modules_to_save" not in n]
+    groups = [
+        {"params": rest, "lr": rate},
+        {"params": copies, "lr": embedding_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def to_dataset(rows: Sequence[TokenRow]) -> Any:
+    """Rows as TRL takes tokenized data: it leaves `labels` as they are."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_dict(
+        {"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]}
+    )
+
+
+def save_adapter(model: Any, directory: Path) -> None:
+    """Write weights and configuration aside, then rename, so that no half adapter is ever seen."""
+    import shutil
+
+    aside = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside, safe_serialization=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    aside.rename(directory)
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    folder = run_dir / "checkpoints"
+    numbered = sorted(
+        (int(path.name.rpartition("-")[2]), path)
+        for path in folder.glob("checkpoint-*")
+        if path.name.rpartition("-")[2].isdigit()
+    )
+    # the trainer's state is the last file that transformers writes
+    complete = [path for _, path in numbered if (path / "trainer_state.json").is_file()]
+    return complete[-1] if complete else None
+
+
+def held_out_loss(history: Sequence[dict[str, Any]]) -> float | None:
+    """The last held-out loss of a run."""
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    return losses[-1] if losses and math.isfinite(losses[-1]) else None
+
+
+__all__ = ["Fitted", "TrainingError", "build_trainer", "fit", "held_out_loss", "last_checkpoint"]

@@ -1,0 +1,181 @@
+"""One run, top to bottom: data → model → fit → evaluate → register."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.card import run_card, write_card
+from training.cleaning import Split, load_examples
+from training.config import TrainingConfig
+from training.errors import RunFailedError, SupervisionError
+from training.evaluate import Evaluation, Passage, evaluate, load_passages, write_evaluation
+from training.examples import Example
+from training.guards import check_config
+from training.rows import Renderer, TokenRow, make_rows
+from training.supervision import check_supervision, show_row, supervised_share
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before a model is loaded."""
+
+    split: Split
+    passages: list[Passage]
+
+
+@dataclass
+class Outcome:
+    """What a run produced."""
+
+    adapter: Path
+    card: dict[str, Any]
+    evaluation: Evaluation | None
+    version: Any | None
+    """`model_registry.AdapterVersion`, or None if the run was not to register."""
+
+
+def prepare_data(config: TrainingConfig) -> Prepared:
+    """Read and clean the data; drop what the evaluation will ask about."""
+    held_out: list[Passage] = []
+    if config.evaluation.enabled and config.evaluation.contexts is not None:
+        held_out = load_passages(config.evaluation.model_copy(update={"use": None, "limit": None}))
+    split = load_examples(config.data, [passage.context for passage in held_out])
+    otherwise = [Passage(e.place, e.context, e.language) for e in split.validation]
+    passages = load_passages(config.evaluation, otherwise) if config.evaluation.enabled else []
+    return Prepared(split, passages)
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    show_batch: bool = False,
+    quiet: bool = False,
+    callbacks: Sequence[Any] = (),
+) -> Outcome:
+    """The whole run.
+
+    Raises:
+        TrainingError: What is wrong and what to do about it.
+    """
+    started = time.time()
+    say = _silent if quiet else _say
+    for warning in check_config(config):
+        say(f"warning: {warning}")
+    _prepare_folder(config, resume)
+    prepared = prepare_data(config)
+    report = prepared.split.report
+    say(report.to_markdown())
+
+    import transformers  # from here on a model is needed; before, errors come within a second
+
+    from training.fit import fit, held_out_loss
+    from training.memory import remedies_for
+    from training.model import load_base
+    from training.progress import Progress, SaveOnSignal
+
+    transformers.set_seed(config.fit.seed)
+    base = load_base(config)
+    renderer = Renderer(base.tokenizer, config.prompt_format)
+    rows = _rows(config, prepared.split.train, renderer, report)
+    validation = (
+        _rows(config, prepared.split.validation, renderer, report)
+        if prepared.split.validation
+        else []
+    )
+    if config.objective == "mcq":
+        check_supervision([*rows, *validation], renderer, base.tokenizer.pad_token_id)
+    say(
+        f"{len(rows)} rows, {sum(len(row.input_ids) for row in rows):,} tokens, the longest "
+        f"{max(len(row.input_ids) for row in rows)}; the loss covers {supervised_share(rows):.0%}"
+    )
+    if show_batch:
+        for row in rows[: config.fit.per_device_train_batch_size]:
+            print(show_row(row, base.tokenizer, colour=sys.stdout.isatty()), end="\n\n")
+
+    fitted = fit(
+        config,
+        base,
+        rows,
+        validation,
+        resume=resume,
+        callbacks=[
+            Progress(config.run_dir / "log.jsonl", quiet=quiet),
+            SaveOnSignal(),
+            *callbacks,
+        ],
+        remedies=lambda: remedies_for(config, base),
+    )
+    trained_s = time.time() - started
+    if not _is_main_process():
+        return Outcome(fitted.directory, {}, None, None)
+    evaluation = None
+    if config.evaluation.enabled and prepared.passages and config.objective == "mcq":
+        say(f"writing questions about {len(prepared.passages)} held-out passages")
+        evaluation = evaluate(
+            fitted.model,
+            renderer,
+            prepared.passages,
+            config.evaluation,
+            label=config.name,
+            known_stems=[example.question.question for example in prepared.split.train],
+        )
+        evaluation.metrics["held_out_loss"] = held_out_loss(fitted.history)
+        write_evaluation(evaluation, config.run_dir)
+        say(json.dumps(evaluation.to_json()["unconstrained"], ensure_ascii=False, indent=1))
+    card = run_card(config, base, prepared.split, rows, fitted, trained_s)
+    write_card(card, config.run_dir)
+    version = None
+    if config.registry is not None and config.method.kind == "lora":
+        from training.register import register
+
+        version = register(config.run_dir, config.registry)
+        say(f"registered {version.name}/{version.number} ({version.digest[:19]}…)")
+    return Outcome(fitted.directory, card, evaluation, version)
+
+
+def _rows(
+    config: TrainingConfig, examples: Sequence[Example], renderer: Renderer, report: Any
+) -> list[TokenRow]:
+    if config.objective == "mcq":
+        return make_rows(examples, renderer, config.data, report)
+    passages = dict.fromkeys(example.context for example in examples)
+    return [renderer.text_row(passage) for passage in passages]
+
+
+def _prepare_folder(config: TrainingConfig, resume: bool) -> None:
+    folder = config.run_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+        if not resume:
+            for stale in ("checkpoints", "adapter", "tensorboard"):
+                shutil.rmtree(folder / stale, ignore_errors=True)
+            (folder / "log.jsonl").unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailedError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _is_main_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(text: str) -> None:
+    if _is_main_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+__all__ = ["Outcome", "Prepared", "SupervisionError", "prepare_data", "train"]
