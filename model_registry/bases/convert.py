@@ -24,7 +24,7 @@ CONVERSION = "c1"
 """Part of the names of converted models: a change of the result below makes them anew."""
 
 _SHARD_BYTES = 800_000_000
-_CHUNK_VALUES = 8_000_000
+_CHUNK_VALUES = 200_000
 _EMBEDDING, _OUTPUT, _ROPE = "token_embd.weight", "output.weight", "rope_freqs.weight"
 
 
@@ -140,18 +140,22 @@ def _dequantize(tensor: Any, rows: Any) -> "torch.Tensor":
 
 def _to_bf16(tensor: Any, processor: Any, path: Path) -> "torch.Tensor":
     import torch
-    from gguf import dequantize
 
-    if tensor.name in (_EMBEDDING, _OUTPUT):
-        # By rows: in 32 bits the whole of it would be a gigabyte, and its temporaries three.
-        rows, width = tensor.data.shape[0], int(tensor.shape[0])
-        result = torch.empty((rows, width), dtype=torch.bfloat16)
+    rows, width = tensor.data.shape[0], int(tensor.shape[0])
+    if tensor.data.ndim == 1:
+        values = _dequantize(tensor, slice(None))
+    else:
+        # By rows: numpy makes many temporaries, which should fit the processor's cache. The
+        # vocabulary matrices, a gigabyte in 32 bits, are rounded on the way; nothing reorders them.
+        whole = tensor.name in (_EMBEDDING, _OUTPUT)
+        shape = (*tensor.data.shape[:-1], width)
+        values = torch.empty(shape, dtype=torch.bfloat16 if whole else torch.float32)
         step = max(1, _CHUNK_VALUES // width)
         for start in range(0, rows, step):
-            result[start : start + step] = _dequantize(tensor, slice(start, start + step))
-        return result
-    values = dequantize(tensor.data, tensor.tensor_type)
-    processed = processor.process(weights=values, name=tensor.name)
+            values[start : start + step] = _dequantize(tensor, slice(start, start + step))
+        if whole:
+            return values
+    processed = processor.process(weights=values.numpy(), name=tensor.name)
     if processed.weights is None:
         raise ConversionError(path, "mixture-of-experts files are not supported")
     return torch.from_numpy(processed.weights.copy()).to(torch.bfloat16)
@@ -210,7 +214,7 @@ def _write_settings(directory: Path, config: Any, tokenizer: Any) -> None:
 
     tokenizer.save_pretrained(directory)
     config.dtype = torch.bfloat16
-    config.name_or_path = ""  # the name in the file would make equal models differ
+    vars(config).pop("_model_name_or_path", None)  # of whoever made the file; says nothing here
     config.save_pretrained(directory)
     ends = end_token_ids(directory)
     vocabulary = tokenizer.get_vocab()
