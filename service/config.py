@@ -43,7 +43,11 @@ class ServiceConfig(BaseSettings):
     for adapters trained by QLoRA."""
 
     registry: str = "var/registry"
-    """The adapter registry: a directory, or the URL of its index."""
+    """The adapter registry: a directory, or the URL of its index (`postgresql://…`)."""
+
+    registry_store: str | None = None
+    """Where the registry's files are when its index is a database: `s3://BUCKET/PREFIX` or a
+    directory."""
 
     registry_poll_s: PositiveFloat = 2.0
     """How often new versions and moved aliases are looked for, in seconds."""
