@@ -14,6 +14,7 @@ these ├── NotFoundError              also LookupError
 ├── GateRefusedError                            the alias demands an evaluation that is not met
 ├── VersionDeletedError                         deleted; restore it or publish another
 ├── VersionInUseError                           an alias, pin or lease holds the version
+├── MergeError                 also ValueError  a merge that would not give what it promises
 ├── CorruptArtifactError                        stored bytes are not what the manifest says
 ├── SignatureError                              a signature is demanded and missing or wrong
 ├── SchemaError                                 the index has to be migrated first
@@ -159,6 +160,15 @@ class VersionInUseError(RegistryError):
         super().__init__(f"{version} is in use by {', '.join(holders)}; release that first")
         self.version = version
         self.holders = holders
+
+
+class MergeError(RegistryError, ValueError):
+    """The merge is refused; `reason` is a stable identifier."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"The merge is refused ({reason}): {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class CorruptArtifactError(RegistryError):
