@@ -9,28 +9,15 @@ import pytest
 from mcq_client import errors
 from mcq_client.errors import ERROR_OF_CODE, ProblemError, RetryableError, problem_error
 from mcq_client.retry import RetryPolicy, parse_retry_after
+from service.problems import PROBLEMS
 
 
-def test_every_code_of_the_contract_has_its_error() -> None:
-    assert {code: kind.__name__ for code, kind in ERROR_OF_CODE.items()} == {
-        "invalid-request": "InvalidRequestError",
-        "context-too-short": "InvalidContextError",
-        "context-too-long": "InvalidContextError",
-        "context-empty": "InvalidContextError",
-        "context-not-text": "InvalidContextError",
-        "unknown-adapter": "UnknownAdapterError",
-        "unknown-version": "UnknownAdapterError",
-        "unknown-alias": "UnknownAdapterError",
-        "unknown-variant": "UnknownVariantError",
-        "adapter-rejected": "AdapterUnusableError",
-        "base-mismatch": "AdapterUnusableError",
-        "overloaded": "OverloadedError",
-        "not-ready": "NotReadyError",
-        "timeout": "DeadlineError",
-        "backend-failed": "ServiceFailedError",
-        "not-found": "NotFoundError",
-        "internal": "ServiceFailedError",
-    }
+def test_every_code_that_a_generation_can_meet_has_its_error() -> None:
+    from_elsewhere = {"invalid-question", "alias-conflict", "gate-refused", "version-in-use"}
+    served = {kind.code for kind in PROBLEMS.values()} - from_elsewhere - {"context"}
+    served |= {f"context-{reason}" for reason in ("empty", "too-short", "too-long", "not-text")}
+
+    assert served - ERROR_OF_CODE.keys() == set()
 
 
 def test_the_code_in_the_body_outweighs_the_status() -> None:
@@ -79,6 +66,15 @@ def test_an_invalid_request_names_its_fields_in_one_line() -> None:
 
     assert isinstance(error, ValueError)
     assert str(error) == "The request is not valid (n: at most 20)"
+
+
+def test_what_the_detail_says_is_not_said_twice() -> None:
+    named = {"field": "n", "message": "at most 20"}
+    error = problem_error(
+        {"code": "invalid-request", "detail": "n: at most 20", "errors": [named]}, 400
+    )
+
+    assert str(error) == "n: at most 20"
 
 
 def test_errors_are_also_the_built_in_that_a_caller_expects() -> None:

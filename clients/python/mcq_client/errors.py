@@ -76,7 +76,8 @@ class InvalidRequestError(ProblemError, ValueError):
 
     def __str__(self) -> str:
         named = [f"{error.get('field')}: {error.get('message')}" for error in self.errors]
-        return f"{self.detail} ({'; '.join(named)})" if named else self.detail
+        unsaid = [text for text in named if text not in self.detail]
+        return f"{self.detail} ({'; '.join(unsaid)})" if unsaid else self.detail
 
 
 class InvalidContextError(ProblemError, ValueError):
@@ -128,13 +129,22 @@ ERROR_OF_CODE: dict[str, type[ProblemError]] = {
     "unknown-adapter": UnknownAdapterError,
     "unknown-version": UnknownAdapterError,
     "unknown-alias": UnknownAdapterError,
+    "version-deleted": UnknownAdapterError,
+    "invalid-reference": UnknownAdapterError,
     "unknown-variant": UnknownVariantError,
     "adapter-rejected": AdapterUnusableError,
     "base-mismatch": AdapterUnusableError,
+    "precision-mismatch": AdapterUnusableError,
+    "unknown-prompt-format": AdapterUnusableError,
+    "untrusted": AdapterUnusableError,
+    "corrupt-artifact": AdapterUnusableError,
     "overloaded": OverloadedError,
     "not-ready": NotReadyError,
+    "registry-unavailable": NotReadyError,
     "timeout": DeadlineError,
     "backend-failed": ServiceFailedError,
+    "malformed-completion": ServiceFailedError,
+    "base-model": ServiceFailedError,
     "not-found": NotFoundError,
     "internal": ServiceFailedError,
 }
