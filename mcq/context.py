@@ -14,12 +14,14 @@ def check_context(context: str, *, min_words: int, max_words: int) -> str:
     text = unicodedata.normalize("NFC", context)
     if not text.strip():
         raise InvalidContextError("empty", "The context is empty; send a paragraph of text")
-    broken = [c for c in text if _is_broken(c)]
+    broken = [c for c in set(text) if not c.isprintable() and _is_broken(c)]
+    if "\ufffd" in text:
+        broken.append("\ufffd")
     if broken:
         raise InvalidContextError(
             "not_text",
-            f"The context holds {len(broken)} characters that are not text (the first is "
-            f"U+{ord(broken[0]):04X}); send plain text in UTF-8",
+            f"The context holds characters that are not text, such as U+{ord(min(broken)):04X}; "
+            "send plain text in UTF-8",
         )
     count = len(text.split())
     if count < min_words:
@@ -38,4 +40,4 @@ def check_context(context: str, *, min_words: int, max_words: int) -> str:
 def _is_broken(character: str) -> bool:
     if character in "\n\r\t":
         return False
-    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn")
+    return unicodedata.category(character) in ("Cc", "Cs", "Co", "Cn")

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TONES = frozenset("\u0300\u0301\u0303\u0309\u0323")
 _WORD = re.compile(r"[^\W_]+(?:[.,][0-9]+)*")
@@ -34,6 +35,7 @@ def content_words(text: str) -> list[str]:
     return [word for word in words(text) if word not in _FOLDED_FUNCTION_WORDS]
 
 
+@lru_cache(maxsize=65_536)  # passages repeat their words, and every candidate asks for them
 def fold(word: str) -> str:
     """One word for comparison: no case, tone marks moved to its end."""
     decomposed = unicodedata.normalize("NFD", word.casefold())
