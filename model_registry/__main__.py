@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mcq.errors import McqError
-from model_registry.cli import aliases, versions
+from model_registry.cli import aliases, merged, versions
 
 _DEFAULT_REGISTRY = "var/registry"
 
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     versions.add_commands(subparsers)
     aliases.add_commands(subparsers)
+    merged.add_commands(subparsers)
     return parser
 
 

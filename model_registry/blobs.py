@@ -87,7 +87,7 @@ class BlobStore:
                 except AlreadyExistsError:
                     # Written again so that its age starts anew: garbage collection looks at it.
                     obstore.put(self._store, path, file, mode="overwrite", use_multipart=False)
-            else:
+            elif self._directory is None or not _link(file, self._directory / path):
                 obstore.put(self._store, path, file)
         self._flush(path)
 
@@ -116,6 +116,11 @@ class BlobStore:
     def copy_to(self, name: str, entry: FileEntry, destination: Path) -> None:
         """Write a blob to a new file while checking it."""
         digest = hashlib.sha256()
+        # A merged model is gigabytes: on one disk it is shared, and then read to be checked.
+        shared = self._directory / _blob_path(entry.sha256) if self._directory else None
+        if shared is not None and entry.size > _SMALL and _link(shared, destination):
+            self.check(name, entry)
+            return
         try:
             with destination.open("xb") as file:
                 for chunk in self._chunks(name, entry):
@@ -201,6 +206,20 @@ def _blob_path(digest: str) -> str:
 
 def _manifest_path(digest: str) -> str:
     return f"manifests/sha256/{digest.removeprefix('sha256:')}.json"
+
+
+def _link(source: Path, destination: Path) -> bool:
+    """Give a file a second name, atomically; False where the disk does not allow it."""
+    aside = destination.with_name(f".{destination.name}.{os.urandom(4).hex()}")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, aside)
+        aside.chmod(0o444)
+        aside.replace(destination)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -95,7 +95,7 @@ def merge_adapter(
     base = _sources(base_directory)
     adapter = _Adapter(adapter_directory)
     adapter.check_places(base)
-    load = _nf4_round_trip(base_directory, quantization) if onto == "dequantized" else None
+    load = nf4_round_trip(base_directory, quantization) if onto == "dequantized" else None
     planned = [
         PlannedTensor(name, _NAMES[dtype], source.info.shape) for name, source in base.items()
     ]
@@ -242,7 +242,7 @@ def _merged(
         yield part
 
 
-def _nf4_round_trip(
+def nf4_round_trip(
     base_directory: Path, quantization: Mapping[str, Any] | None
 ) -> "Callable[[str, torch.Tensor], torch.Tensor]":
     """What a parameter looks like through an NF4 load: bitsandbytes' own two functions."""
@@ -326,7 +326,8 @@ def _rounded(values: "torch.Tensor", dtype: "torch.dtype", name: str) -> "torch.
 def _bytes(values: "torch.Tensor") -> memoryview:
     import torch
 
-    return memoryview(values.contiguous().view(-1).view(torch.uint8).numpy())
+    array: Any = values.contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _sources(directory: Path) -> dict[str, _Source]:

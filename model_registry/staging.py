@@ -93,6 +93,16 @@ def copy_hashed(source: Path, destination: Path, *, limit: int) -> FileEntry:
     return FileEntry(sha256=digest.hexdigest(), size=size)
 
 
+def hash_files(directory: Path) -> dict[str, FileEntry]:
+    """Describe the files of a directory that this process has written itself."""
+    entries: dict[str, FileEntry] = {}
+    for path in sorted(directory.iterdir()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entries[path.name] = FileEntry(sha256=digest, size=path.stat().st_size)
+    return entries
+
+
 def _refuse(name: str) -> None:
     if name.endswith(_PICKLES):
         raise InvalidAdapterError(

@@ -11,8 +11,10 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from model_registry import ModelRegistry
+from model_registry.bases import fingerprint_of
 from model_registry.bases.tiny import write_tiny_model
-from model_registry.errors import MergeError
+from model_registry.errors import BaseMismatchError, MergeError, VariantNotFoundError
 from model_registry.merge import merge_adapter, quantized_modules, require_unpacked
 
 # PEFT asks transformers for an attribute that it deprecates.
@@ -161,3 +163,35 @@ def test_a_replaced_module_replaces_its_weights(base: Path, tmp_path: Path) -> N
     merge_adapter(base, adapter, tmp_path / "out")
     expected = _logits(PeftModel.from_pretrained(_load(base), str(adapter)))
     assert _divergence(_logits(_load(tmp_path / "out")), expected) < 1e-4
+
+
+def test_a_variant_lies_beside_its_version(base: Path, tmp_path: Path) -> None:
+    registry = ModelRegistry.open(tmp_path / "registry")
+    adapter = write_lora(base, tmp_path / "adapter")
+    version = registry.publish(
+        "mcq",
+        adapter,
+        prompt_format="chat/1",
+        base=fingerprint_of(base),
+        precision="bf16",
+        base_directory=base,
+    )
+    with pytest.raises(VariantNotFoundError):
+        registry.variant("mcq/1")
+    variant = registry.merge("mcq/1", base)
+    assert variant.kind == "original-fp16"
+    assert registry.merge("mcq/1", base).digest == variant.digest
+    assert registry.merge("mcq/1", base, dtype="bf16").kind == "original-bf16"
+    assert registry.variant("mcq/1") == variant
+    directory = registry.fetch_variant(variant)
+    reference = _logits(PeftModel.from_pretrained(_load(base), str(registry.fetch(version))))
+    assert _divergence(_logits(_load(directory)), reference) < 1e-4
+    measured = registry.record_fidelity("mcq/1", "original-fp16", {"kl": 0.0001})
+    assert measured.digest != variant.digest
+    assert registry.variant("mcq/1").manifest.fidelity == {"kl": 0.0001}
+    assert registry.snapshot().variants["mcq", 1]["original-fp16"].digest == measured.digest
+    with pytest.raises(MergeError, match="wrong_base"):
+        registry.merge("mcq/1", base, onto="dequantized")
+    other = write_tiny_model(tmp_path / "other", seed=3)
+    with pytest.raises(BaseMismatchError):
+        registry.merge("mcq/1", other)
