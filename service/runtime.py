@@ -14,6 +14,7 @@ from service.config import ServiceConfig
 from service.errors import NotReadyError
 from service.generator import QuestionGenerator
 from service.metrics import Metrics
+from service.planning import Planner
 from service.registry_follower import RegistryFollower
 from service.schema import Health
 
@@ -104,7 +105,6 @@ class Runtime:
         self._adapters = AdapterCache(
             backend, self.follower, self.metrics, self.config.max_adapters
         )
-        self._generator = QuestionGenerator(
-            backend, self._adapters, self.follower, self.config, self.metrics
-        )
+        planner = Planner(backend, self._adapters, self.follower, self.config)
+        self._generator = QuestionGenerator(backend, self._adapters, planner, self.metrics)
         log.info("ready", extra={"base_model": backend.info.base_model})

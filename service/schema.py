@@ -8,6 +8,7 @@ from mcq.language import Language
 from mcq.question import Question
 
 Variant = Literal["adapter", "merged"]
+Quality = Literal["fast", "balanced", "best"]
 
 
 class _Wire(BaseModel):
@@ -29,6 +30,11 @@ class GenerateRequest(_Wire):
 
     variant: Variant = "adapter"
     """`adapter` on the shared base model, or its `merged` weights where they are served."""
+
+    quality: Quality = "fast"
+    """How many candidates are drawn for each question. `fast` returns what was written, checked by
+    rules; `balanced` and `best` return only what the base model, asked to answer it from the
+    context, answers with the key."""
 
     language: Literal["auto", "vi", "en"] = "auto"
     """Language of the questions; `auto` is that of the context."""

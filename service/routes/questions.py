@@ -14,8 +14,9 @@ from litestar.response.sse import ServerSentEventMessage
 from pydantic import BaseModel
 
 from mcq.question import Question
-from service.generator import Plan, QuestionGenerator
+from service.generator import QuestionGenerator
 from service.openapi import GENERATE_RESPONSES
+from service.planning import Plan
 from service.problems import answer_problem, problem_of
 from service.runtime import Runtime
 from service.schema import GenerateDone, GenerateRequest, GenerateResponse

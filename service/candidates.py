@@ -1,0 +1,134 @@
+"""Completions drawn from the backend and read: the raw material of questions."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+
+from mcq.errors import MalformedCompletionError
+from mcq.grammar import passage_characters
+from mcq.question import Question, comparable
+from service.backends.base import (
+    AdapterFiles,
+    Backend,
+    CompletionRequest,
+    FinishReason,
+    Sampling,
+)
+from service.metrics import Metrics
+from service.planning import Plan
+from service.streams import merged
+
+_SAMPLED_TEMPERATURE = 0.7
+_TOP_P = 0.95
+
+
+@dataclass
+class Tally:
+    """What a request has cost and yielded so far."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    candidates: int = 0
+    accepted: list[Question] = field(default_factory=list[Question])
+    dropped: Counter[str] = field(default_factory=Counter[str])
+
+
+class CandidateSource:
+    """Draws candidates in rounds for one request; each yields well-formed questions only."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        plan: Plan,
+        files: AdapterFiles | None,
+        tally: Tally,
+        metrics: Metrics,
+    ) -> None:
+        self._backend = backend
+        self._plan = plan
+        self._files = files
+        self._tally = tally
+        self._metrics = metrics
+        self._round = 0
+
+    async def draw(self, count: int) -> AsyncGenerator[Question]:
+        """Draw `count` completions; yield the questions among them, in the order they end."""
+        streams = [self._completions(request) for request in self._requests(count)]
+        self._round += 1
+        async for text, reason in merged(streams):
+            question = self._read(text, reason)
+            if question is not None:
+                yield question
+
+    def drop(self, reason: str) -> None:
+        """Count a candidate that will not be returned."""
+        self._tally.dropped[reason] += 1
+        self._metrics.rejected.labels(reason).inc()
+
+    def _requests(self, count: int) -> list[CompletionRequest]:
+        """The prompts of one round.
+
+        The first candidate of all is greedy, since temperature costs truth; the others are drawn.
+        The prompt names what was accepted already, so that later rounds ask for something else.
+        """
+        plan, language = self._plan, self._plan.start.language
+        stems = [question.question for question in self._tally.accepted]
+        request = CompletionRequest(
+            prompt=plan.prompt_format.render(plan.context, language, [*plan.request.avoid, *stems]),
+            sampling=self._sampling(),
+            adapter=self._files,
+            grammar=plan.prompt_format.grammar(language),
+            extra_characters=passage_characters(plan.context),
+            n=count,
+            deadline=plan.deadline,
+        )
+        if self._round > 0 or plan.request.temperature is not None:
+            return [request]
+        greedy = replace(request, sampling=replace(request.sampling, temperature=0.0), n=1)
+        return [greedy, replace(request, n=count - 1)] if count > 1 else [greedy]
+
+    def _sampling(self) -> Sampling:
+        asked = self._plan.request
+        temperature = asked.temperature
+        if temperature is None or (temperature == 0 and self._round > 0):
+            temperature = _SAMPLED_TEMPERATURE  # greedy again would only repeat itself
+        return Sampling(
+            temperature=temperature,
+            top_p=_TOP_P if asked.top_p is None else asked.top_p,
+            seed=self._plan.seed + self._round * 1_000_003,
+        )
+
+    async def _completions(
+        self, request: CompletionRequest
+    ) -> AsyncGenerator[tuple[str, FinishReason]]:
+        """The whole text of each candidate, in the order in which they end."""
+        texts: dict[int, list[str]] = {}
+        self._tally.candidates += request.n
+        deltas = self._backend.complete(request)
+        try:
+            async for delta in deltas:
+                self._tally.prompt_tokens += delta.prompt_tokens
+                self._tally.completion_tokens += delta.tokens
+                texts.setdefault(delta.index, []).append(delta.text)
+                if delta.finish_reason is not None:
+                    yield "".join(texts.pop(delta.index)), delta.finish_reason
+        finally:
+            await deltas.aclose()
+
+    def _read(self, text: str, reason: FinishReason) -> Question | None:
+        """The question in a completion, or None with the reason counted."""
+        if reason != "stop":
+            return self.drop("too_long" if reason == "length" else "timeout")
+        try:
+            question = self._plan.prompt_format.parse(text, self._plan.start.language)
+        except MalformedCompletionError as error:
+            return self.drop(error.reason)
+        if self.is_known(question):
+            return self.drop("duplicate")
+        return question
+
+    def is_known(self, question: Question) -> bool:
+        """Whether its stem was accepted already, or is to be avoided."""
+        stems = {comparable(stem) for stem in self._plan.request.avoid}
+        stems |= {comparable(other.question) for other in self._tally.accepted}
+        return comparable(question.question) in stems

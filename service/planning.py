@@ -1,0 +1,124 @@
+"""What is asked of whom: a request that was found in order, before anything is started."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from mcq.context import check_context
+from mcq.language import detect_language
+from mcq.prompts import PromptFormat, prompt_format
+from model_registry.adapter import AdapterVersion
+from service.adapters import AdapterCache
+from service.backends.base import Backend, Sampling
+from service.config import ServiceConfig
+from service.errors import ContextTooLongError, TooManyQuestionsError, UnknownVariantError
+from service.registry_follower import RegistryFollower
+from service.schema import AdapterUsed, GenerateRequest, GenerateStart, Quality
+
+BARE_BASE = "base"
+"""What a request names to get no adapter."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request in order, with everything resolved."""
+
+    start: GenerateStart
+    request: GenerateRequest
+    context: str
+    version: AdapterVersion | None
+    prompt_format: PromptFormat
+    seed: int
+    candidates_per_question: int
+    deadline: float
+    """On the clock of `time.monotonic()`."""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether candidates are judged by the reader before they go out."""
+        return self.request.quality != "fast"
+
+
+class Planner:
+    """Checks requests; every refusal that can come early comes here."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        adapters: AdapterCache,
+        follower: RegistryFollower,
+        config: ServiceConfig,
+    ) -> None:
+        self._backend = backend
+        self._adapters = adapters
+        self._follower = follower
+        self._config = config
+
+    def plan(self, request: GenerateRequest) -> Plan:
+        """Check a request without starting anything.
+
+        Raises:
+            InvalidContextError, ContextTooLongError, TooManyQuestionsError, UnknownVariantError,
+            and what resolving and checking the adapter raises.
+        """
+        config = self._config
+        if request.n > config.max_questions:
+            raise TooManyQuestionsError(request.n, config.max_questions)
+        context = check_context(
+            request.context, min_words=config.min_context_words, max_words=config.max_context_words
+        )
+        version = self._version(request.adapter)
+        if request.variant != "adapter":
+            name = request.adapter or config.default_adapter or BARE_BASE
+            raise UnknownVariantError(name, request.variant, ("adapter",))
+        start = GenerateStart(
+            id=f"gen_{secrets.token_hex(8)}",
+            base_model=self._backend.info.base_model,
+            adapter=version
+            and AdapterUsed(name=version.name, version=version.number, digest=version.digest),
+            variant=request.variant,
+            language=detect_language(context) if request.language == "auto" else request.language,
+        )
+        plan = Plan(
+            start=start,
+            request=request,
+            context=context,
+            version=version,
+            prompt_format=prompt_format(
+                version.manifest.prompt_format if version else self._base_format
+            ),
+            seed=secrets.randbits(48) if request.seed is None else request.seed,
+            candidates_per_question=self._candidates(request.quality),
+            deadline=time.monotonic() + config.request_timeout_s,
+        )
+        self._check_length(plan)
+        return plan
+
+    def _version(self, name: str | None) -> AdapterVersion | None:
+        name = name if name is not None else self._config.default_adapter
+        if name is None or name == BARE_BASE:
+            return None
+        version = self._follower.resolve(name)
+        self._adapters.check(version)
+        return version
+
+    @property
+    def _base_format(self) -> str:
+        return "chat/1" if self._backend.info.supports_chat else "instruct-vi/1"
+
+    def _candidates(self, quality: Quality) -> int:
+        match quality:
+            case "fast":
+                return self._config.candidates_per_question
+            case "balanced":
+                return self._config.candidates_balanced
+            case "best":
+                return self._config.candidates_best
+
+    def _check_length(self, plan: Plan) -> None:
+        prompt = plan.prompt_format.render(plan.context, plan.start.language, plan.request.avoid)
+        limit = self._backend.info.max_context_tokens - Sampling().max_tokens
+        tokens = self._backend.count_tokens(prompt)
+        if tokens > limit:
+            raise ContextTooLongError(tokens, limit)

@@ -1,0 +1,129 @@
+"""`quality`: candidates are drawn, judged by the reader, and the best that hold are returned."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mcq.question import LETTERS
+from service.backends.base import ScoreRequest
+from tests.service.conftest import Serving
+from tests.service.scripted_backend import ScriptedBackend
+
+
+def item(stem: str, right: str, key: str = "A") -> str:
+    """A completion whose option at `key` is `right`."""
+    options = {letter: f"sai {letter.lower()} {stem.split()[0]}" for letter in LETTERS} | {
+        key: right
+    }
+    lines = [f"Câu hỏi: {stem}", *(f"{letter}. {options[letter]}" for letter in LETTERS)]
+    return "\n".join([*lines, f"Đáp án: {key}"])
+
+
+class ReadingBackend(ScriptedBackend):
+    """The reader gives each option text the weight that a test says; 0 to any other."""
+
+    def __init__(self, texts: Sequence[str], beliefs: dict[str, float]) -> None:
+        super().__init__(texts)
+        self._beliefs = beliefs
+        self.scored = 0
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+        """Higher for options that are believed, wherever they stand."""
+        self.scored += len(requests)
+        return [[self._belief(request, letter) for letter in LETTERS] for request in requests]
+
+    def _belief(self, request: ScoreRequest, letter: str) -> float:
+        lines = request.prompt.messages[-1].content.splitlines()
+        text = next(line for line in lines if line.startswith(f"{letter}. "))[3:]
+        return self._beliefs.get(text, 0.0)
+
+
+MEMORY = item("Nội dung RAM ra sao khi tắt nguồn?", "Bị mất")
+SPEED = item("RAM so với ổ đĩa thì thế nào?", "Nhanh hơn")
+WRONG = item("Ổ đĩa cứng dùng để làm gì?", "Quang hợp")
+
+
+async def ask(serving: Serving, backend: Any, context: str, **fields: Any) -> Any:
+    """The answer to one request."""
+    async with serving(backend, candidates_best=6) as client:
+        answer = await client.post("/generate", json={"context": context, **fields})
+    return answer.json()
+
+
+async def test_the_candidate_that_the_reader_trusts_most_is_returned(
+    serving: Serving, context_vi: str
+) -> None:
+    backend = ReadingBackend([WRONG, SPEED, MEMORY, "rác"], {"Nhanh hơn": 2.0, "Bị mất": 5.0})
+    body = await ask(serving, backend, context_vi, quality="balanced")
+    assert [q["question"] for q in body["questions"]] == ["Nội dung RAM ra sao khi tắt nguồn?"]
+    check = body["questions"][0]["checks"][-1]
+    assert (check["name"], check["passed"]) == ("reader_agrees", True)
+    assert float(check["detail"]) > 0.9
+    assert (body["usage"]["candidates"], backend.scored) == (4, 3 * 4)
+
+
+async def test_what_the_reader_doubts_is_withheld_and_counted(
+    serving: Serving, context_vi: str
+) -> None:
+    backend = ReadingBackend([WRONG, SPEED], {"sai b Ổ": 4.0})
+    body = await ask(serving, backend, context_vi, quality="balanced")
+    assert (body["questions"], body["shortfall"]) == ([], 1)
+    assert body["shortfall_reasons"]["not_verified"] == 4
+
+
+async def test_the_reader_sees_every_rotation_of_the_options(
+    serving: Serving, context_vi: str
+) -> None:
+    class FirstLetter(ReadingBackend):
+        def _belief(self, request: ScoreRequest, letter: str) -> float:
+            return 9.0 if letter == "A" else 0.0
+
+    body = await ask(serving, FirstLetter([MEMORY], {}), context_vi, quality="balanced")
+    assert body["questions"] == [], "a reader that always says A agrees with no key"
+
+
+async def test_flaws_that_no_probability_makes_up_for_are_withheld(
+    serving: Serving, context_vi: str
+) -> None:
+    flawed = item("Nội dung RAM ra sao khi tắt nguồn?", "Bị mất 丢失")
+    backend = ReadingBackend([flawed], {"Bị mất 丢失": 9.0})
+    body = await ask(serving, backend, context_vi, quality="balanced")
+    assert (body["questions"], body["shortfall_reasons"]) == ([], {"flawed": 4})
+
+
+async def test_a_pool_serves_different_facts_and_one_fact_once(
+    serving: Serving, context_vi: str
+) -> None:
+    again = item("Khi máy tắt nguồn, RAM mất gì?", "Bị mất")
+    backend = ReadingBackend([MEMORY, again, SPEED], {"Nhanh hơn": 4.0, "Bị mất": 5.0})
+    body = await ask(serving, backend, context_vi, quality="best", n=2)
+    keys = [q["options"][q["key"]] for q in body["questions"]]
+    assert keys == ["Bị mất", "Nhanh hơn"]
+    assert body["usage"]["candidates"] == 6
+
+
+@pytest.mark.parametrize("quality", ["fast", "balanced"])
+async def test_keys_of_a_set_are_spread_over_the_letters(
+    quality: str, serving: Serving, context_vi: str
+) -> None:
+    stems = [f"Câu thứ {i} hỏi điều gì?" for i in range(8)]
+    keys = [f"đúng {i}" for i in range(8)]
+    backend = ReadingBackend(
+        [item(s, k) for s, k in zip(stems, keys, strict=True)], dict.fromkeys(keys, 5.0)
+    )
+    body = await ask(serving, backend, context_vi, quality=quality, n=8)
+    assert len(body["questions"]) >= 4
+    counts = Counter(q["key"] for q in body["questions"])
+    assert max(counts.values()) <= -(-len(body["questions"]) // 4)
+    for question in body["questions"]:
+        assert question["options"][question["key"]].startswith("đúng")
+
+
+async def test_a_context_longer_than_the_window_is_refused(
+    serving: Serving, context_vi: str
+) -> None:
+    async with serving(max_context_words=100_000) as client:
+        answer = await client.post("/generate", json={"context": context_vi * 700})
+    assert (answer.status_code, answer.json()["code"]) == (422, "context-too-long")
