@@ -4,12 +4,14 @@ const TEXTS = {
   vi: {
     tagline: "Từ một đoạn văn thành câu hỏi trắc nghiệm, ngay trên máy của trường",
     context: "Đoạn văn", words: "từ", sample: "Dùng đoạn mẫu", editContext: "Sửa đoạn văn",
-    count: "Số câu", adapter: "Bộ điều hợp", language: "Ngôn ngữ", auto: "Tự nhận biết",
+    count: "Số câu", adapter: "Bộ điều hợp", quality: "Kiểm chứng",
+    fast: "Nhanh, không kiểm chứng", balanced: "Vừa", best: "Kĩ nhất", language: "Ngôn ngữ", auto: "Tự nhận biết",
     generate: "Tạo câu hỏi", cancel: "Dừng", results: "Câu hỏi",
     empty: "Câu hỏi sẽ hiện ở đây, từng câu một.", base: "Mô hình gốc", standard: "mặc định",
     key: "✓ Đáp án", evidence: "Dẫn chứng", working: "Đang tạo câu hỏi…",
     stopped: "Đã dừng.", unreachable: "Không kết nối được với máy chủ.",
     fine: "Không phát hiện lỗi biên soạn.",
+    verified: (p) => `Đọc lại đoạn văn, mô hình chọn đúng đáp án này (độ tin ${p}).`,
     done: (n, s) => `Xong: ${n} câu trong ${s} giây.`,
     missing: (n) => `Thiếu ${n} câu: mô hình không viết được câu đạt yêu cầu.`,
     checks: {
@@ -29,17 +31,20 @@ const TEXTS = {
       leftovers: "Còn sót ký hiệu thừa", names_the_passage: "Phải in kèm đoạn văn",
       key_not_supported: "Chưa tìm thấy dẫn chứng trong đoạn văn",
       numbers_not_in_context: "Có con số không xuất hiện trong đoạn văn",
+      reader_agrees: "Mô hình đọc lại đoạn văn và chọn đáp án khác",
     },
   },
   en: {
     tagline: "From a paragraph to multiple-choice questions, on the school's own machine",
     context: "Paragraph", words: "words", sample: "Use the sample", editContext: "Edit paragraph",
-    count: "Questions", adapter: "Adapter", language: "Language", auto: "Detect",
+    count: "Questions", adapter: "Adapter", quality: "Verification",
+    fast: "Fast, unverified", balanced: "Balanced", best: "Most thorough", language: "Language", auto: "Detect",
     generate: "Generate", cancel: "Stop", results: "Questions",
     empty: "Questions appear here, one by one.", base: "Bare base model", standard: "default",
     key: "✓ Key", evidence: "Evidence", working: "Generating…",
     stopped: "Stopped.", unreachable: "The server cannot be reached.",
     fine: "No item-writing flaw found.",
+    verified: (p) => `Reading the passage again, the model chose this key (confidence ${p}).`,
     done: (n, s) => `Done: ${n} questions in ${s} s.`,
     missing: (n) => `${n} missing: the model wrote no question that holds.`,
     checks: {
@@ -59,6 +64,7 @@ const TEXTS = {
       leftovers: "Left-over marks", names_the_passage: "Needs the passage beside it",
       key_not_supported: "No evidence found in the passage",
       numbers_not_in_context: "A number that the passage does not mention",
+      reader_agrees: "The model, reading the passage again, chose otherwise",
     },
   },
 };
@@ -139,6 +145,11 @@ function showChecks(item) {
     ? element("ul", { className: "flaws" }, ...lines)
     : element("p", { className: "fine", textContent: texts().fine });
   item.querySelector(".checks").replaceChildren(list);
+  const reader = item.question.checks.find((check) => check.name === "reader_agrees");
+  if (reader?.passed) {
+    const text = texts().verified(Number(reader.detail).toLocaleString(locale));
+    item.querySelector(".checks").append(element("p", { className: "fine", textContent: text }));
+  }
   item.querySelector(".tag").textContent = texts().key;
   const button = item.querySelector(".evidence");
   if (button) button.textContent = texts().evidence;
@@ -206,7 +217,7 @@ async function generate(event) {
       headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
       body: JSON.stringify({
         context, n: Number($("n").value), adapter: $("adapter").value || null,
-        language: $("language").value,
+        language: $("language").value, quality: $("quality").value,
       }),
     });
     if (!answer.ok) throw new Error((await answer.json()).detail);
