@@ -2,8 +2,8 @@
 # torch's tensors are typed too loosely for strict mode.
 """An adapter in PEFT layout, read into host memory in the form in which slots take it.
 
-Refused unless every tensor finds its module: engines that skip unknown tensors answer as the bare base
-model does, with status 200.
+Refused unless every tensor finds its module: engines that skip unknown tensors answer as the bare
+base model does, with status 200.
 """
 
 import re
@@ -58,7 +58,9 @@ def read_adapter(
     except (InvalidAdapterError, SafetensorError, OSError) as error:
         raise AdapterRejectedError(name, str(error)) from error
     if config.get("modules_to_save"):
-        raise AdapterRejectedError(name, "it replaces whole modules; publish a merged variant of it")
+        raise AdapterRejectedError(
+            name, "it replaces whole modules; publish a merged variant of it"
+        )
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
@@ -89,7 +91,8 @@ def _check_pair(
         raise AdapterRejectedError(name, f"the ranks of {module} differ between A and B")
     if (b.shape[0], a.shape[1]) != shape:
         raise AdapterRejectedError(
-            name, f"{module} maps {a.shape[1]} to {b.shape[0]}, in the base {shape[1]} to {shape[0]}"
+            name,
+            f"{module} maps {a.shape[1]} to {b.shape[0]}, in the base {shape[1]} to {shape[0]}",
         )
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         raise AdapterRejectedError(name, f"{module} holds numbers that are not finite")

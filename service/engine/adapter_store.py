@@ -1,7 +1,8 @@
-"""Adapters on their way from disk to slots: read on a worker thread, kept in host memory up to a limit.
+"""Adapters on their way from disk to slots: read on a worker thread, kept in host memory up to a
+limit.
 
-An adapter that some request holds stays; of the others the one idle longest goes first. Counts change
-under a lock, because requests arrive on another thread than the engine's.
+An adapter that some request holds stays; of the others the one idle longest goes first. Counts
+change under a lock, because requests arrive on another thread than the engine's.
 """
 
 import threading

@@ -2,9 +2,9 @@
 # torch's operators are typed too loosely for strict mode.
 """Attention over fixed KV slots, plugged into unmodified transformers models.
 
-All tokens of a step travel as one packed row [1, tokens]. Every attention module writes its keys and
-values into the slots of their sequences, then each sequence attends over its own slot. What a step
-looks like is told beside the model's arguments, in a `StepPlan` that all layers share.
+All tokens of a step travel as one packed row [1, tokens]. Every attention module writes its keys
+and values into the slots of their sequences, then each sequence attends over its own slot. What a
+step looks like is told beside the model's arguments, in a `StepPlan` that all layers share.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,8 @@ ATTENTION_NAME = "kv_slots"
 
 @dataclass
 class Segments:
-    """Sequences of one step that have about the same number of new tokens, padded to a rectangle."""
+    """Sequences of one step that have about the same number of new tokens, padded to a
+    rectangle."""
 
     slots: torch.Tensor
     """[n]: the KV slot of each."""
@@ -63,13 +64,15 @@ class StepPlan:
 
 
 class SlotCache:
-    """Keys and values of one layer, [slots, heads, context, head size], and how to attend to them."""
+    """Keys and values of one layer, [slots, heads, context, head size], and how to attend to
+    them."""
 
     def __init__(self, plan: StepPlan, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.plan, self.keys, self.values = plan, keys, values
 
     def attend(self, query, key, value, scaling: float, window: int | None) -> torch.Tensor:
-        """Store the new keys and values of [1, heads, tokens, size], return [1, tokens, heads, size]."""
+        """Store the new keys and values of [1, heads, tokens, size], return [1, tokens, heads,
+        size]."""
         plan = self.plan
         if plan.kernels is not None:
             return plan.kernels.attend(self, query, key, value, scaling, window)
@@ -85,7 +88,8 @@ class SlotCache:
         count, longest = segments.tokens.shape
         heads, _, size = query.shape
         groups = heads // self.keys.shape[1]
-        # The query heads that share a key head become more queries of that head: no key is repeated.
+        # The query heads that share a key head become more queries of that head: no key is
+        # repeated.
         cells = query[:, segments.tokens].view(-1, groups, count, longest, size)
         cells = cells.permute(2, 0, 1, 3, 4).reshape(count, -1, groups * longest, size)
         if segments.first_slot is not None:
@@ -123,9 +127,7 @@ def plan_segments(
     result = []
     for members in groups.values():
         longest = max(lengths[i] for i in members)
-        tokens = [
-            [offsets[i] + min(j, lengths[i] - 1) for j in range(longest)] for i in members
-        ]
+        tokens = [[offsets[i] + min(j, lengths[i] - 1) for j in range(longest)] for i in members]
         positions = [[starts[i] + min(j, lengths[i] - 1) for j in range(longest)] for i in members]
         rows = [offsets[i] + j for i in members for j in range(lengths[i])]
         cells = [n * longest + j for n, i in enumerate(members) for j in range(lengths[i])]

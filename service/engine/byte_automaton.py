@@ -1,7 +1,8 @@
 """A completion grammar as a finite automaton over UTF-8 bytes.
 
-Tokens are pieces of bytes, and byte-level BPE splits Vietnamese letters between tokens, so the automaton
-reads bytes: a field ends only between whole characters, and only characters of its alphabet pass.
+Tokens are pieces of bytes, and byte-level BPE splits Vietnamese letters between tokens, so the
+automaton reads bytes: a field ends only between whole characters, and only characters of its
+alphabet pass.
 """
 
 from dataclasses import dataclass, field
@@ -133,7 +134,14 @@ class _Builder:
             for byte, target in edges.items():
                 delta[state, byte] = target
         return ByteAutomaton(
-            delta, self._head, 0, self._field_of, self._limit, self._skip, self._forced, self._fields
+            delta,
+            self._head,
+            0,
+            self._field_of,
+            self._limit,
+            self._skip,
+            self._forced,
+            self._fields,
         )
 
 

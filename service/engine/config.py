@@ -24,7 +24,8 @@ class EngineConfig:
     host_adapter_bytes: int = 2**31
     """Host memory for adapters that wait outside slots."""
     max_grammar_states: int = 1024
-    """Rows of the grammar table; a language takes about 150, a passage with foreign letters as many."""
+    """Rows of the grammar table; a language takes about 150, a passage with foreign letters as
+    many."""
     overlap: bool = False
     """Launch a step before reading the one before it; pays on a GPU."""
     use_graphs: bool = False

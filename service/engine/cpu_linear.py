@@ -2,9 +2,10 @@
 # torch's operators are typed too loosely for strict mode.
 """Products with 16-bit weights on a CPU that has no fast 16-bit products of many rows.
 
-Without AVX512-BF16 or AMX a bf16 product of many rows is several times slower than the same in fp32,
-while for one row, where reading the weights is all the work, bf16 is faster. So few rows go through
-bf16, and many rows through fp32 products with blocks of the weight that are widened on the way.
+Without AVX512-BF16 or AMX a bf16 product of many rows is several times slower than the same in
+fp32, while for one row, where reading the weights is all the work, bf16 is faster. So few rows go
+through bf16, and many rows through fp32 products with blocks of the weight that are widened on the
+way.
 """
 
 import torch
@@ -19,7 +20,8 @@ FEW_ROWS = 4
 def widening_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`linear(x, weight, bias)` for an fp32 `x` and a weight of any floating type; fp32 comes out."""
+    """`linear(x, weight, bias)` for an fp32 `x` and a weight of any floating type; fp32 comes
+    out."""
     if weight.dtype == x.dtype:
         return linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])

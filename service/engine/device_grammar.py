@@ -6,7 +6,7 @@ State 0 admits everything for ever (no grammar), state 1 follows the end of a co
 belong to compiled grammars; a grammar in use is never dropped.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -46,12 +46,11 @@ class LoadedGrammar:
     offset: int
     table: TokenTable
     users: int = 0
-    forced: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Tokens that must follow a state, where the host skips over them."""
 
     @property
-    def start(self) -> int:
-        return self.offset + self.table.automaton.start
+    def accept(self) -> int:
+        """The state of a complete text."""
+        return self.offset + self.table.automaton.accept
 
 
 class DeviceGrammar:

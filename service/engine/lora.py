@@ -2,9 +2,10 @@
 # torch's operators are typed too loosely for strict mode.
 """Linear layers with many adapters at once: which one a token uses is data, not code.
 
-The active adapters share one pool of rank rows per layer: A is [rows, inputs], B is [rows, outputs], an
-adapter of rank r owns r rows, the same in every layer. So ranks may differ, and loading an adapter is
-copying rows. The scale is folded into B. Slot 0 owns no rows: it is the base model.
+The active adapters share one pool of rank rows per layer: A is [rows, inputs], B is [rows,
+outputs], an adapter of rank r owns r rows, the same in every layer. So ranks may differ, and
+loading an adapter is copying rows. The scale is folded into B. Slot 0 owns no rows: it is the base
+model.
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +71,9 @@ def base_linear(base: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return widening_linear(x, base.weight, base.bias)
 
 
-def wrap_linears(layers: nn.Module, prefix: str, step: LoraStep, rows: int) -> dict[str, LoraLinear]:
+def wrap_linears(
+    layers: nn.Module, prefix: str, step: LoraStep, rows: int
+) -> dict[str, LoraLinear]:
     """Give every linear layer below `layers` room for adapters; returns them by full name."""
     found = {}
     for name, module in list(layers.named_modules()):

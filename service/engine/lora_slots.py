@@ -79,7 +79,9 @@ class LoraSlots:
     def _load(self, digest: str, adapter: HostAdapter) -> LoraSlot | None:
         rank = -(-adapter.rank // _ROW_UNIT) * _ROW_UNIT
         if rank > self._rows:
-            raise AdapterRejectedError(adapter.name, f"rank {rank} exceeds the {self._rows} rank rows")
+            raise AdapterRejectedError(
+                adapter.name, f"rank {rank} exceeds the {self._rows} rank rows"
+            )
         rows = self._place(rank)
         if rows is None:
             return None
@@ -94,7 +96,8 @@ class LoraSlots:
         return slot
 
     def _place(self, rank: int) -> slice | None:
-        """Free rows in a row, after evicting as few idle adapters as will do, longest idle first."""
+        """Free rows in a row, after evicting as few idle adapters as will do, longest idle
+        first."""
         while True:
             if self._free_numbers and (rows := self._gap(rank)) is not None:
                 return rows

@@ -2,10 +2,11 @@
 # torch's operators are typed too loosely for strict mode.
 """Drawing tokens on the device, each row with its own temperature, nucleus and seed.
 
-The random number of a draw is a hash of the row's seed and the token's position, so it does not depend
-on what else is in the batch. The logits may, in their last bits: the shapes of a batch decide in which
-order products are summed. So a seed gives the same tokens on the same batch always, and in any batch
-unless two candidates are closer than that rounding (on the CPU in fp32: practically never).
+The random number of a draw is a hash of the row's seed and the token's position, so it does not
+depend on what else is in the batch. The logits may, in their last bits: the shapes of a batch
+decide in which order products are summed. So a seed gives the same tokens on the same batch always,
+and in any batch unless two candidates are closer than that rounding (on the CPU in fp32:
+practically never).
 """
 
 import torch
@@ -22,7 +23,8 @@ def draw(
     seed: torch.Tensor,
     position: torch.Tensor,
 ) -> torch.Tensor:
-    """One token per row of `logits` [rows, vocabulary]; a temperature of 0 takes the most likely."""
+    """One token per row of `logits` [rows, vocabulary]; a temperature of 0 takes the most
+    likely."""
     best, tokens = logits.float().topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
     probability = torch.softmax(best / temperature.clamp(min=1e-3)[:, None], dim=-1)
     before = probability.cumsum(-1) - probability
@@ -35,7 +37,8 @@ def draw(
 
 
 def uniform(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """A number in [0, 1) for each pair of a 32-bit seed and a position, the same on every device."""
+    """A number in [0, 1) for each pair of a 32-bit seed and a position, the same on every
+    device."""
     mixed = _mix(seed ^ _mix((position + 0x9E3779B9) & _MASK))
     return (mixed >> 8).float() / 2**24
 

@@ -12,7 +12,8 @@ def token_bytes(tokenizer, vocab_size: int) -> list[bytes | None]:
     """Bytes of each token id; None for special, added and unused ids.
 
     Reads both families: byte-level BPE (Qwen, Llama 3, SmolLM2), where each byte is spelt as a
-    printable character, and SentencePiece with byte fallback (Gemma, Llama 2), where a space is `▁`.
+    printable character, and SentencePiece with byte fallback (Gemma, Llama 2), where a space is
+    `▁`.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     byte_level = "ByteLevel" in json.dumps([backend.get("pre_tokenizer"), backend.get("decoder")])

@@ -32,6 +32,12 @@ class TokenTable:
     """[states, vocabulary], NOT_ALLOWED where the token may not follow."""
     automaton: ByteAutomaton
 
+    def follow(self, state: int, tokens: Sequence[int]) -> int:
+        """The state after tokens that may follow."""
+        for token in tokens:
+            state = int(self.next_state[state, token])
+        return state
+
 
 class Vocabulary:
     """Bytes of every token, laid out for walking all of them at once."""
@@ -59,7 +65,9 @@ class Vocabulary:
         self.by_first_byte = [used[first[used] == byte] for byte in range(256)]
         self.single_bytes = {int(first[i]) for i in used if self.lengths[i] == 1}
 
-    def walk(self, delta: NDArray[np.int16], state: int, tokens: NDArray[np.intp]) -> NDArray[np.int16]:
+    def walk(
+        self, delta: NDArray[np.int16], state: int, tokens: NDArray[np.intp]
+    ) -> NDArray[np.int16]:
         """The state after each of `tokens`, begun in `state`."""
         dead = len(delta) - 1
         result = np.full(len(tokens), state, dtype=np.int16)

@@ -1,0 +1,363 @@
+"""The engine's thread and its loop: take requests, admit, launch a step, read the one before, tell.
+
+All state below belongs to the one engine thread. Other threads only append to the inbox.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from service.engine.config import EngineConfig
+from service.engine.device_state import RowValues
+from service.engine.kv_slots import KvSlots
+from service.engine.lora_slots import LoraSlots
+from service.engine.metrics import EngineMetrics
+from service.engine.runner import Launched, Part, Runner
+from service.engine.scheduler import Scheduler
+from service.engine.sequence import EngineRequest, Finish, Listener, Output, Sequence, Ticket
+from service.errors import BackendError, BackendFailedError, BackendOverloadedError
+
+_log = logging.getLogger(__name__)
+_PAUSE_S = 0.001
+_Step = tuple[Launched, list[Sequence]]
+
+
+class Engine:
+    """Continues token sequences; every method may be called from any thread."""
+
+    def __init__(self, runner: Runner, lora: LoraSlots, config: EngineConfig) -> None:
+        self._runner, self._lora, self._config = runner, lora, config
+        self._kv = KvSlots(config.max_sequences, config.max_context)
+        self._scheduler = Scheduler(config, self._kv)
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._in_flight: deque[_Step] = deque()
+        self._news: dict[Ticket, list[Output]] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._queued = 0  # candidates submitted and not admitted; guarded by the lock
+        self._lock = threading.Lock()
+        self.metrics = EngineMetrics()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # --- from other threads ---------------------------------------------------------------------
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the thread still answers."""
+        return self._thread.is_alive() and self._failure is None and not self._stopping
+
+    def submit(
+        self,
+        request: EngineRequest,
+        listener: Listener,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> Ticket:
+        """Queue a request; `listener` hears of its candidates on the engine's thread.
+
+        Raises:
+            BackendOverloadedError: Too many candidates are waiting.
+            BackendFailedError: The engine has stopped.
+        """
+        ticket = Ticket(request, listener, on_closed, open_candidates=request.n)
+        with self._lock:
+            if not self.is_healthy:
+                raise BackendFailedError
+            if self._queued + request.n > self._config.max_queue:
+                self.metrics.refused += 1
+                raise BackendOverloadedError
+            self._queued += request.n
+            self._inbox.append(lambda: self._enqueue(ticket))
+        self._wake.set()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request before its next step."""
+        ticket.cancelled = True
+        self._wake.set()
+
+    def call(self, work: Callable[[], Any]) -> Future[Any]:
+        """Run something between two steps on the engine's thread, which owns the device."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._lock:
+            if not self.is_healthy:
+                raise BackendFailedError
+            self._inbox.append(run)
+        self._wake.set()
+        return future
+
+    def close(self) -> None:
+        """Stop the thread; whoever still waits gets an error."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._step()
+        except BaseException as error:
+            _log.exception("The engine's thread has died")
+            self._failure = error
+        finally:
+            self._end_everyone()
+
+    def _step(self) -> None:
+        if self._scheduler.is_idle and not self._in_flight and not self._inbox:
+            self._wake.wait()
+        self._wake.clear()
+        while self._inbox:
+            self._inbox.popleft()()
+        self._end_expired()
+        self._admit()
+        launched = [step for step in (self._prefill(), self._decode()) if step]
+        self._in_flight.extend(launched)
+        if not launched and not self._in_flight and not self._scheduler.is_idle:
+            time.sleep(_PAUSE_S)  # everything that is left waits for something outside the engine
+        kept = len(launched) if self._config.overlap else 0
+        while len(self._in_flight) > kept:
+            self._settle(*self._in_flight.popleft())
+        self._tell()
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        self.metrics.requests += 1
+        for index in range(ticket.request.n):
+            prompt = list(ticket.request.prompt)
+            sequence = Sequence(ticket, index, prompt, len(prompt))
+            if ticket.request.table is not None:
+                sequence.state = ticket.request.table.automaton.start
+                self._force(sequence, 0)
+                sequence.prompt_length = len(sequence.tokens)
+            self._scheduler.add(sequence)
+
+    def _end_expired(self) -> None:
+        now = time.monotonic()
+        for sequence in list(self._scheduler.everyone()):
+            deadline = sequence.request.deadline
+            if sequence.ticket.cancelled or (deadline is not None and now >= deadline):
+                self._end(sequence, "cancelled")
+
+    def _admit(self) -> None:
+        copies: list[tuple[int, int, int]] = []
+        rows: dict[int, RowValues] = {}
+        for sequence, copy in self._scheduler.admit(self._prepare):
+            copies.append(copy)
+            rows[sequence.slot] = _row_values(sequence)
+            self._unqueue()
+            self.metrics.admit(sequence, reused=copy[2], now=time.monotonic())
+        self._runner.copy_prefixes(copies)
+        self._runner.state.write(rows)
+
+    def _prepare(self, sequence: Sequence) -> bool:
+        """Take a LoRA slot and a grammar; False while all are held."""
+        request = sequence.request
+        try:
+            if request.adapter is not None and sequence.lora is None:
+                sequence.lora = self._lora.acquire(request.digest, request.adapter)
+                if sequence.lora is None:
+                    return False
+            if request.grammar is not None and request.table is not None:
+                sequence.grammar = self._runner.grammar.acquire(request.grammar, request.table)
+                sequence.state += sequence.grammar.offset
+        except BackendOverloadedError:
+            return False
+        except Exception as error:
+            self._fail(sequence, error)
+            return False
+        return True
+
+    def _prefill(self) -> _Step | None:
+        chunks = self._scheduler.prefill()
+        parts = [
+            Part(c.sequence.slot, c.start, c.tokens, c.sequence.lora, c.is_last, c.sequence.request.choices)
+            for c in chunks
+        ]  # fmt: skip
+        step = self._launch([c.sequence for c in chunks], parts, self._runner.extend)
+        for chunk in chunks if step else ():
+            chunk.sequence.computed += len(chunk.tokens)
+            chunk.sequence.launched += chunk.is_last
+            self._kv.fill(chunk.sequence.slot, chunk.sequence.computed)
+            self.metrics.prompt_tokens += len(chunk.tokens)
+        return step
+
+    def _decode(self) -> _Step | None:
+        sequences = self._scheduler.decoding()
+        parts = [Part(s.slot, s.computed, s.tokens[s.computed :], s.lora) for s in sequences]
+        step = self._launch(sequences, parts, self._runner.decode)
+        for sequence in sequences if step else ():
+            sequence.computed += 1
+            sequence.launched += 1
+        return step
+
+    def _launch(self, sequences: list[Sequence], parts: list[Part], run: Any) -> _Step | None:
+        """Launch a step; one that fails ends its own sequences and not the engine."""
+        if not parts:
+            return None
+        sampling = any(s.request.temperature > 0 for s in sequences)
+        try:
+            return run(parts, sampling=sampling), sequences
+        except Exception as error:
+            for sequence in sequences:
+                self._fail(sequence, error)
+            self._runner.recover()
+            return None
+
+    def _settle(self, launched: Launched, sequences: list[Sequence]) -> None:
+        """Read a step's tokens and see who is finished."""
+        try:
+            drawn = launched.read()
+        except Exception as error:
+            for sequence in sequences:
+                self._fail(sequence, error)
+            self._runner.recover()
+            return
+        forced: dict[int, RowValues] = {}
+        for index, (token, state) in drawn.items():
+            sequence = sequences[index]
+            sequence.launched -= 1
+            if sequence.is_over:
+                continue
+            if sequence.request.choices:
+                sequence.scores = tuple(launched.scores(index))
+                self._end(sequence, "stop")
+            elif (
+                self._take(sequence, token, state)
+                and self._config.jump_forward
+                and sequence.grammar is not None
+                and self._force(sequence, sequence.grammar.offset)
+            ):
+                forced[sequence.slot] = _row_values(sequence)
+        self._runner.state.write(forced)
+
+    def _take(self, sequence: Sequence, token: int, state: int) -> bool:
+        """Note a drawn token; says whether the sequence goes on."""
+        request, grammar = sequence.request, sequence.grammar
+        self.metrics.draw(sequence, time.monotonic())
+        sequence.generated += 1
+        sequence.state = state
+        if grammar is None and token in request.stop_tokens:
+            self._end(sequence, "stop")
+            return False
+        sequence.tokens.append(token)
+        sequence.news.append(token)
+        if grammar is not None and state == grammar.accept:
+            self._end(sequence, "stop")
+        elif (
+            sequence.generated >= request.max_tokens
+            or len(sequence.tokens) >= self._config.max_context
+        ):
+            self._end(sequence, "length")
+        return not sequence.is_over
+
+    def _force(self, sequence: Sequence, offset: int) -> bool:
+        """Append the tokens that must follow, if that may be done without asking the model."""
+        request = sequence.request
+        tokens = request.forced.get(sequence.state - offset, ())
+        room = min(
+            request.max_tokens - sequence.generated, self._config.max_context - len(sequence.tokens)
+        )
+        if request.table is None or not tokens or len(tokens) >= room:
+            return False
+        sequence.state = request.table.follow(sequence.state - offset, tokens) + offset
+        sequence.tokens += tokens
+        sequence.news += tokens
+        sequence.generated += len(tokens)
+        return True
+
+    # --- endings --------------------------------------------------------------------------------
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        if not isinstance(error, BackendError):
+            _log.error("A step failed", exc_info=error)
+            is_memory = type(error).__name__ == "OutOfMemoryError"
+            error = BackendOverloadedError() if is_memory else BackendFailedError()
+        self._end(sequence, None, error)
+
+    def _end(
+        self, sequence: Sequence, finish: Finish | None, error: Exception | None = None
+    ) -> None:
+        """The one place where a sequence gives back what it holds."""
+        if sequence.is_over:
+            return
+        sequence.finish, sequence.error = finish, error
+        self._scheduler.remove(sequence)
+        if sequence.slot >= 0:
+            self._kv.release(sequence.slot, spoiled=error is not None)
+        else:
+            self._unqueue()
+        if sequence.lora is not None:
+            self._lora.release(sequence.lora)
+        if sequence.grammar is not None:
+            self._runner.grammar.release(sequence.grammar)
+        self._report(sequence)
+        ticket = sequence.ticket
+        ticket.open_candidates -= 1
+        self.metrics.end(sequence)
+        if ticket.open_candidates == 0:
+            ticket.on_closed()
+
+    def _report(self, sequence: Sequence) -> None:
+        if not sequence.news and not sequence.is_over:
+            return
+        output = Output(
+            sequence.index, tuple(sequence.news), sequence.finish, sequence.error, sequence.scores
+        )
+        sequence.news.clear()
+        self._news.setdefault(sequence.ticket, []).append(output)
+
+    def _tell(self) -> None:
+        """Tell listeners what is new; one call per request, so that waking them stays cheap."""
+        for sequence in self._scheduler.running:
+            self._report(sequence)
+        news, self._news = self._news, {}
+        for ticket, outputs in news.items():
+            try:
+                ticket.listener(outputs)
+            except Exception:  # a caller that has gone away must not stop the others
+                _log.exception("A listener failed")
+                ticket.cancelled = True
+        metrics = self.metrics
+        metrics.running = len(self._scheduler.running)
+        metrics.waiting = self._scheduler.waiting
+        metrics.adapters_in_slots = self._lora.in_use
+        metrics.adapter_loads = self._lora.loads
+        metrics.adapter_evictions = self._lora.evictions
+
+    def _unqueue(self) -> None:
+        with self._lock:
+            self._queued -= 1
+
+    def _end_everyone(self) -> None:
+        with self._lock:
+            self._stopping = True
+        while self._inbox:
+            self._inbox.popleft()()
+        for sequence in list(self._scheduler.everyone()):
+            self._end(sequence, None, BackendFailedError("The engine has stopped"))
+        self._tell()
+
+
+def _row_values(sequence: Sequence) -> RowValues:
+    request = sequence.request
+    return RowValues(
+        lora=sequence.lora_number,
+        state=sequence.state,
+        count=0,
+        seed=sequence.seed,
+        temperature=request.temperature,
+        top_p=request.top_p,
+    )

@@ -1,0 +1,181 @@
+# pyright: basic
+# torch's operators are typed too loosely for strict mode.
+"""Runs steps on the device: packs tokens, calls the model, draws the next tokens."""
+
+from collections import defaultdict
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+
+from service.engine.attention import plan_segments
+from service.engine.config import EngineConfig
+from service.engine.device_grammar import DeviceGrammar
+from service.engine.device_state import (
+    COUNT,
+    LORA,
+    POSITION,
+    SEED,
+    STATE,
+    TEMPERATURE,
+    TOKEN,
+    TOP_P,
+    DeviceState,
+)
+from service.engine.lora_slots import LoraSlot
+from service.engine.model import EngineModel
+from service.engine.sampling import draw
+from service.engine.token_table import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of one sequence in a step."""
+
+    slot: int
+    start: int
+    tokens: Items[int]
+    lora: LoraSlot | None = None
+    is_last: bool = True
+    """Whether the next token is drawn after it."""
+    choices: tuple[int, ...] = ()
+    """Instead of a draw: tokens whose log-probabilities are wanted."""
+
+    @property
+    def lora_number(self) -> int:
+        return 0 if self.lora is None else self.lora.number
+
+
+class Launched:
+    """The results of a step that may still be running."""
+
+    def __init__(
+        self, order: list[int], drawn: torch.Tensor | None, scores: dict[int, torch.Tensor]
+    ):
+        self._order, self._scores = order, scores
+        self._event = None
+        if drawn is not None and drawn.is_cuda:
+            host = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
+            host.copy_(drawn, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+            drawn = host
+        self._drawn = drawn
+
+    def read(self) -> dict[int, tuple[int, int]]:
+        """Token and grammar state by the index of their part; waits for the device."""
+        if self._drawn is None:
+            return {}
+        if self._event is not None:
+            self._event.synchronize()
+        rows: list[list[int]] = self._drawn.tolist()
+        return {i: (row[0], row[1]) for i, row in zip(self._order, rows, strict=False)}
+
+    def scores(self, index: int) -> list[float]:
+        """Log-probabilities of a part's choices, normalised over them."""
+        return self._scores[index].tolist()
+
+
+class Runner:
+    """One model with the state of its sequences. Owned by the engine thread."""
+
+    def __init__(self, model: EngineModel, config: EngineConfig, vocabulary: Vocabulary) -> None:
+        self.model, self.config, self.device = model, config, model.device
+        self.state = DeviceState(config.max_sequences, self.device)
+        self.grammar = DeviceGrammar(vocabulary, config.max_grammar_states, self.device)
+
+    def copy_prefixes(self, copies: Items[tuple[int, int, int]]) -> None:
+        """Copy the first rows of slots: (source, target, tokens)."""
+        by_length: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for source, target, tokens in copies:
+            if tokens and source != target:
+                by_length[tokens].append((source, target))
+        for tokens, pairs in by_length.items():
+            sources, targets = self.state.tensor(pairs).unbind(1)
+            rows = self.model.keys_values[..., :tokens, :]
+            rows[:, :, targets] = rows[:, :, sources]
+
+    @torch.inference_mode()
+    def extend(self, parts: Items[Part], *, sampling: bool) -> Launched:
+        """Compute several tokens of each part, and draw after those that are last."""
+        order = sorted(range(len(parts)), key=lambda i: parts[i].lora_number)
+        ordered = [parts[i] for i in order]
+        logits = self._forward(ordered)
+        last = [n for n, part in enumerate(ordered) if part.is_last]
+        scores = {
+            order[n]: torch.log_softmax(logits[row, list(ordered[n].choices)].float(), -1)
+            for row, n in enumerate(last)
+            if ordered[n].choices
+        }
+        slots = self.state.tensor([ordered[n].slot for n in last])
+        ends = [ordered[n].start + len(ordered[n].tokens) for n in last]
+        if not last:
+            return Launched([], None, {})
+        self.state.integers[slots, POSITION] = self.state.tensor(ends)
+        return Launched([order[n] for n in last], self._draw(logits, slots, sampling), scores)
+
+    @torch.inference_mode()
+    def decode(self, parts: Items[Part], *, sampling: bool) -> Launched:
+        """Compute each part's newest token, which the device knows, and draw the next one."""
+        order = sorted(range(len(parts)), key=lambda i: parts[i].lora_number)
+        ordered = [parts[i] for i in order]
+        slots = self.state.tensor([part.slot for part in ordered])
+        ids = self.state.integers[slots, TOKEN]
+        logits = self._forward(ordered, ids)
+        self.state.integers[slots, POSITION] += 1
+        return Launched(order, self._draw(logits, slots, sampling), {})
+
+    def recover(self) -> None:
+        """Give memory back after a step that failed."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _forward(self, parts: list[Part], ids: torch.Tensor | None = None) -> torch.Tensor:
+        lengths = [len(part.tokens) for part in parts] if ids is None else [1] * len(parts)
+        starts, slots = [part.start for part in parts], [part.slot for part in parts]
+        if ids is None:
+            ids = self.state.tensor([token for part in parts for token in part.tokens])
+        positions = [s + j for s, n in zip(starts, lengths, strict=True) for j in range(n)]
+        plan = self.model.plan
+        plan.positions = self.state.tensor(positions)
+        plan.slots = self.state.tensor(
+            [s for s, n in zip(slots, lengths, strict=True) for _ in range(n)]
+        )
+        plan.segments = plan_segments(lengths, starts, slots, self.device)
+        self.model.lora_step.groups = _lora_groups(parts, lengths)
+        ends = [sum(lengths[: n + 1]) - 1 for n, part in enumerate(parts) if part.is_last]
+        # A chunk in the middle of its prompt needs no logits; one row keeps the shapes legal.
+        keep = self.state.tensor(ends or [0])
+        return self.model.logits(ids, plan.positions, keep)
+
+    def _draw(self, logits: torch.Tensor, slots: torch.Tensor, sampling: bool) -> torch.Tensor:
+        """Draw the next tokens and move the rows on; returns [rows, (token, grammar state)]."""
+        rows, floats = self.state.integers[slots], self.state.floats[slots]
+        masked = self.grammar.mask(logits, rows[:, STATE], rows[:, COUNT])
+        if sampling:
+            token = draw(
+                masked, floats[:, TEMPERATURE], floats[:, TOP_P], rows[:, SEED], rows[:, POSITION]
+            )
+        else:
+            token = masked.argmax(-1)
+        state, count = self.grammar.advance(rows[:, STATE], rows[:, COUNT], token)
+        moved = torch.stack(
+            [token, rows[:, POSITION], rows[:, LORA], state, count, rows[:, SEED]], dim=1
+        )
+        self.state.integers[slots] = moved
+        return moved[:, [TOKEN, STATE]]
+
+
+def _lora_groups(parts: list[Part], lengths: list[int]) -> list[tuple[slice, slice]]:
+    """Packed tokens of each adapter; parts are in the order of their slots."""
+    groups: list[tuple[slice, slice]] = []
+    end = 0
+    for part, length in zip(parts, lengths, strict=True):
+        start, end = end, end + length
+        if part.lora is None:
+            continue
+        if groups and groups[-1][1] == part.lora.rows:
+            groups[-1] = (slice(groups[-1][0].start, end), part.lora.rows)
+        else:
+            groups.append((slice(start, end), part.lora.rows))
+    return groups
