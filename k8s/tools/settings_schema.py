@@ -1,6 +1,6 @@
-"""Write the service's settings into the chart's values.schema.json, so that `helm install` knows them.
+"""Write the service's settings into the chart's schema, so that `helm install` knows them.
 
-    python k8s/tools/settings_schema.py        run it after a change of service/config.py
+python k8s/tools/settings_schema.py        run it after a change of service/config.py
 """
 
 import json
