@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from service.engine.adapter_files import HostAdapter
 from service.engine.config import EngineConfig
 from service.engine.device_state import RowValues
 from service.engine.kv_slots import KvSlots
@@ -98,6 +99,29 @@ class Engine:
         self._wake.set()
         return future
 
+    def probe(self, digest: str, adapter: HostAdapter) -> Future[bool]:
+        """Whether the loaded adapter changes what the model says."""
+
+        def run() -> bool:
+            slot = self._lora.acquire(digest, adapter)
+            if slot is None:
+                return True  # all slots are held; its B matrices are known not to be zero
+            try:
+                return self._runner.differs_from_base(slot)
+            finally:
+                self._lora.release(slot)
+
+        return self.call(run)
+
+    def drop(self, digest: str) -> Future[bool]:
+        """Empty an adapter's slot if nobody holds it."""
+
+        def run() -> bool:
+            self._kv.forget(digest)
+            return self._lora.drop(digest)
+
+        return self.call(run)
+
     def close(self) -> None:
         """Stop the thread; whoever still waits gets an error."""
         self._stopping = True
@@ -183,9 +207,10 @@ class Engine:
     def _prefill(self) -> _Step | None:
         chunks = self._scheduler.prefill()
         parts = [
-            Part(c.sequence.slot, c.start, c.tokens, c.sequence.lora, c.is_last, c.sequence.request.choices)
+            Part(s.slot, c.start, c.tokens, s.lora, c.is_last, s.request.choices)
             for c in chunks
-        ]  # fmt: skip
+            for s in (c.sequence,)
+        ]
         step = self._launch([c.sequence for c in chunks], parts, self._runner.extend)
         for chunk in chunks if step else ():
             chunk.sequence.computed += len(chunk.tokens)

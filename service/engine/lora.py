@@ -34,7 +34,10 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, step: LoraStep, rows: int) -> None:
         super().__init__()
         self.base, self.step = base, step
-        kind = {"dtype": base.weight.dtype, "device": base.weight.device}
+        weight = base.weight
+        # A 4-bit base keeps its adapters in the precision that it computes in.
+        dtype = weight.dtype if weight.is_floating_point() else torch.bfloat16
+        kind = {"dtype": dtype, "device": weight.device}
         # Zeros from the host's allocator take no memory until an adapter is written there.
         self.a = torch.zeros((rows, base.in_features), **kind)
         self.b = torch.zeros((rows, base.out_features), **kind)
@@ -66,7 +69,7 @@ class WideningLinear(nn.Module):
 
 
 def base_linear(base: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    if x.dtype == base.weight.dtype:
+    if x.dtype == base.weight.dtype or not base.weight.is_floating_point():
         return base(x)
     return widening_linear(x, base.weight, base.bias)
 

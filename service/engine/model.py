@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from service.engine.attention import ATTENTION_NAME, SlotCache, StepPlan, slot_attention
@@ -20,7 +20,6 @@ from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linea
 from service.errors import BackendError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-_PARITY_TESTED = ("qwen2", "qwen3", "llama", "gemma3_text")
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)
 
@@ -62,12 +61,19 @@ class EngineModel:
         return output.logits[0]
 
 
-def load_weights(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_weights(
+    directory: Path, dtype: torch.dtype, device: torch.device, *, in_nf4: bool = False
+) -> nn.Module:
     """The model of a directory as transformers builds it."""
     transformers_logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, device_map={"": str(device)}
-    )
+    options: dict[str, object] = {"dtype": dtype, "device_map": {"": str(device)}}
+    if in_nf4:
+        if device.type != "cuda":
+            raise UnsupportedModelError("nf4 on the CPU", "4-bit layers need a GPU")
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    return AutoModelForCausalLM.from_pretrained(directory, **options)
 
 
 def prepare_model(model: nn.Module, config: EngineConfig) -> EngineModel:

@@ -125,6 +125,15 @@ class Runner:
         self.state.integers[slots, POSITION] += 1
         return Launched(order, self._draw(logits, slots, sampling), {})
 
+    @torch.inference_mode()
+    def differs_from_base(self, lora: LoraSlot) -> bool:
+        """Whether an adapter changes the logits of a few tokens."""
+        padding, tokens = self.config.max_sequences, range(2, 10)
+        base, adapted = (
+            self._forward([Part(padding, 0, tokens, slot)]).clone() for slot in (None, lora)
+        )
+        return bool(torch.isfinite(adapted).all()) and not torch.equal(base, adapted)
+
     def recover(self) -> None:
         """Give memory back after a step that failed."""
         if self.device.type == "cuda":

@@ -1,0 +1,106 @@
+# pyright: basic
+# transformers' tokenizers and models are typed too loosely for strict mode.
+"""From a directory to a running engine: precision, sizes, weights, vocabulary."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from service.engine.adapter_store import AdapterStore
+from service.engine.config import EngineConfig
+from service.engine.device_grammar import GrammarCompiler
+from service.engine.engine import Engine
+from service.engine.lora_slots import LoraSlots
+from service.engine.model import load_weights, prepare_model
+from service.engine.runner import Runner
+from service.engine.token_bytes import token_bytes
+
+Precision = Literal["auto", "fp32", "bf16", "nf4", "dequantized"]
+_NAMES = {"auto": "bf16", "dequantized": "dequantized-nf4"}
+
+CPU = EngineConfig(max_sequences=8, max_context=4096, prefill_tokens=512, max_ranks=1024)
+GPU = EngineConfig(
+    max_sequences=256,
+    max_context=2048,
+    prefill_tokens=8192,
+    prefill_patience_s=0.05,
+    max_queue=4096,
+    max_ranks=528,
+    overlap=True,
+    use_graphs=True,
+    jump_forward=False,
+)
+
+
+@dataclass
+class OpenEngine:
+    """A running engine and what a caller needs to speak to it."""
+
+    engine: Engine
+    store: AdapterStore
+    tokenizer: object
+    tokens: list[bytes | None]
+    compiler: GrammarCompiler
+    config: EngineConfig
+    precision: str
+    shapes: dict[str, tuple[int, int]]
+    """Outputs and inputs of every module that may be adapted."""
+    adapter_dtype: torch.dtype
+    is_on_gpu: bool
+
+
+def default_config(max_adapters: int, device: torch.device) -> EngineConfig:
+    """Sizes for a device."""
+    base = GPU if device.type == "cuda" else CPU
+    ranks = max(base.max_ranks, 16 * max_adapters + 16)
+    return replace(base, max_adapters=max_adapters, max_ranks=ranks)
+
+
+def open_engine(
+    directory: Path, precision: Precision = "auto", config: EngineConfig | None = None
+) -> OpenEngine:
+    """Load a base model and start the engine's thread."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = config or default_config(32, device)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = load_weights(directory, dtype, device, in_nf4=precision == "nf4")
+    if precision == "dequantized":
+        pass_through_nf4(model)
+    prepared = prepare_model(model, config)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokens = token_bytes(tokenizer, prepared.vocab_size)
+    compiler = GrammarCompiler(tokens)
+    runner = Runner(prepared, config, compiler.vocabulary)
+    lora = LoraSlots(prepared.linears, config.max_adapters, config.max_ranks)
+    return OpenEngine(
+        engine=Engine(runner, lora, config),
+        store=AdapterStore(config.host_adapter_bytes),
+        tokenizer=tokenizer,
+        tokens=tokens,
+        compiler=compiler,
+        config=config,
+        precision=_NAMES.get(precision, precision),
+        shapes={
+            name: (linear.base.out_features, linear.base.in_features)
+            for name, linear in prepared.linears.items()
+        },
+        adapter_dtype=dtype,
+        is_on_gpu=device.type == "cuda",
+    )
+
+
+def pass_through_nf4(model: nn.Module) -> None:
+    """Round the layers' weights to NF4 and back: what a QLoRA adapter was trained on.
+
+    Must run on freshly loaded weights: bitsandbytes repacks 4-bit ones at the first forward.
+    """
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    for module in model.base_model.layers.modules():
+        if isinstance(module, nn.Linear):
+            packed, state = quantize_4bit(module.weight.data, quant_type="nf4")
+            module.weight.data = dequantize_4bit(packed, state).to(module.weight.dtype)
