@@ -29,6 +29,7 @@ async def test_a_generation_comes_back_whole(in_process: InProcess, context_vi: 
             top_p=0.9,
             seed=1,
             avoid=("RAM là gì?",),
+            quality="fast",
         )
 
         assert (generation.base_model, generation.adapter, generation.language) == (

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,9 @@ def helm() -> Helm:
 
 @pytest.fixture(scope="session")
 def render(helm: Helm) -> Render:
-    """Renders the chart, and fails the test where helm refuses."""
+    """Renders the chart, each shape once, and fails the test where helm refuses."""
 
+    @cache
     def run(*arguments: str, version: str = "1.37", crds: bool = True) -> str:
         options = ["--namespace=mcq", f"--kube-version={version}", *(CRDS if crds else ())]
         done = helm("template", "mcq", CHART, *options, *arguments)
