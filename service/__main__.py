@@ -1,8 +1,11 @@
 """`python -m service`: read the settings, take the port, open the backend, serve."""
 
 import argparse
+import signal
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported late, so that --help is instant
@@ -54,7 +57,16 @@ def _serve(config: "ServiceConfig") -> int:
 
     configure_logging(config.log_format, config.log_level)
     app = create_app(config)
-    server = uvicorn.Server(
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Generator[None]:
+            """Stop on SIGTERM and SIGINT; not raised again, since an orderly stop is no failure."""
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.handle_exit)
+            yield
+
+    server = Server(
         uvicorn.Config(
             app,
             log_config=None,

@@ -21,6 +21,7 @@ from service.backends.base import (
     ScoreRequest,
 )
 
+_OPTION_LINE = re.compile(r"(?m)^([A-D])\. (.+)$")
 _FALLBACK_WORDS = ("một", "hai", "ba", "bốn", "năm", "sáu")
 
 
@@ -71,9 +72,9 @@ class EchoBackend:
                 )
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """Every choice is as likely as the others."""
+        """Agree with its own keys: the option that comes first in the alphabet."""
         await asyncio.sleep(0)
-        return [[-1.0] * len(request.choices) for request in requests]
+        return [_beliefs(request) for request in requests]
 
     async def close(self) -> None:
         """Nothing to free."""
@@ -86,7 +87,7 @@ def _completion(request: CompletionRequest, grammar: CompletionGrammar, index: i
     words = re.findall(r"[^\W\d_]{3,}", _text(request.prompt))
     distinct = list({fold(word): word for word in (*words, *_FALLBACK_WORDS)}.values())
     options = rng.sample(distinct, len(LETTERS))
-    key = rng.choice(LETTERS)
+    key = min(LETTERS, key=lambda letter: options[LETTERS.index(letter)])
     start = rng.randrange(max(1, len(words) - 6))
     stem = " ".join(words[start : start + 6]) or "…"
     fields = {"question": f"{stem} …?", **dict(zip(LETTERS, options, strict=True)), "key": key}
@@ -98,6 +99,13 @@ def _completion(request: CompletionRequest, grammar: CompletionGrammar, index: i
             case Field(name) | Choice(name):
                 pieces.append(fields[name])
     return "".join(pieces)
+
+
+def _beliefs(request: ScoreRequest) -> list[float]:
+    lines = _OPTION_LINE.findall(request.prompt.messages[-1].content)
+    texts = dict(lines[-len(LETTERS) :])
+    first = min(texts, key=lambda letter: texts[letter], default="")
+    return [0.0 if choice.strip() == first else -9.0 for choice in request.choices]
 
 
 def _text(prompt: Prompt) -> str:
