@@ -49,6 +49,8 @@ class MethodConfig(_Section):
     """`true`, `pissa`, `pissa_niter_16`, `loftq`, `orthogonal`, …"""
     quantization: Literal["nf4"] | None = None
     """Hold the frozen base in 4 bits (QLoRA)."""
+    store_as: Literal["fp32", "fp16", "bf16"] = "fp16"
+    """Numbers of the saved adapter. Trained in 32 bits and rounded before the evaluation."""
 
     @property
     def scale(self) -> float:
@@ -60,7 +62,7 @@ class SourceConfig(_Section):
     """One data set."""
 
     path: str
-    """A .jsonl, .csv or .parquet file, or `hf:ORG/NAME[:SPLIT]` on the Hub. Relative to the root."""
+    """A .jsonl, .csv or .parquet file, relative to the root, or `hf:ORG/NAME[:SPLIT]` on the Hub."""
     columns: str | dict[str, str] = "own"
     """A preset (`own`, `tong_hop_trac_nghiem`, `tin_hoc`) or a mapping of our names to theirs."""
     weight: PositiveFloat = 1.0
@@ -147,11 +149,11 @@ class EvaluationConfig(_Section):
 class TrainingConfig(_Section):
     """A run: data → model → fit → evaluate → register."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
     """The adapter's name in the registry."""
     base: str
-    """Source of the base model: `hf:ORG/NAME[@revision]`, a directory, a GGUF file, `embedded:NAME`,
-    or `tiny:ARCHITECTURE` for a random model in tests."""
+    """Source of the base model: `hf:ORG/NAME[@revision]`, a directory, a GGUF file,
+    `embedded:NAME`, or `tiny:ARCHITECTURE` for a random model in tests."""
     description: str = ""
     objective: Objective = "mcq"
     """`mcq`: loss on the question only. `text`: continued pre-training on the passages."""

@@ -140,20 +140,28 @@ def write_items(
 
 
 def add_reader(
-    model: Any, renderer: Renderer, items: Sequence[JudgedItem], *, tokens_per_batch: int = 4096
+    model: Any,
+    renderer: Renderer,
+    items: Sequence[JudgedItem],
+    *,
+    tokens_per_batch: int = 4096,
+    without_passage: bool = True,
 ) -> None:
     """Let the bare base answer every valid item, with its passage and without."""
     valid = [item for item in items if item.question is not None]
     asked: list[Item] = []
     for item in valid:
         assert item.question is not None
-        asked += [
-            (item.question, item.context, item.language),
-            (item.question, None, item.language),
-        ]
+        asked.append((item.question, item.context, item.language))
     answers = read(model, renderer, asked, tokens_per_batch=tokens_per_batch)
-    for i, item in enumerate(valid):
-        item.with_context, item.without_context = answers[2 * i], answers[2 * i + 1]
+    for item, answer in zip(valid, answers, strict=True):
+        item.with_context = answer
+    if not without_passage:
+        return
+    alone: list[Item] = [(question, None, language) for question, _, language in asked]
+    answers = read(model, renderer, alone, tokens_per_batch=tokens_per_batch)
+    for item, answer in zip(valid, answers, strict=True):
+        item.without_context = answer
 
 
 def write_evaluation(evaluation: Evaluation, directory: Path) -> None:

@@ -54,7 +54,9 @@ def fit(
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         directory = config.run_dir / "adapter"
         if trainer.accelerator.is_main_process:
-            save_adapter(trainer.accelerator.unwrap_model(trainer.model), directory)
+            save_adapter(
+                trainer.accelerator.unwrap_model(trainer.model), directory, config.method.store_as
+            )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(remedies()) from error
     except OSError as error:
@@ -215,13 +217,28 @@ def to_dataset(rows: Sequence[TokenRow]) -> Any:
     )
 
 
-def save_adapter(model: Any, directory: Path) -> None:
-    """Write weights and configuration aside, then rename, so that no half adapter is ever seen."""
+def save_adapter(model: Any, directory: Path, store_as: str) -> None:
+    """Write weights and configuration aside, then rename, so that no half adapter is ever seen.
+
+    The model's own trained weights are rounded likewise: what is judged is what was saved.
+    """
     import shutil
 
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[store_as]
     aside = directory.with_name(directory.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype).to(parameter.dtype)
     model.save_pretrained(aside, safe_serialization=True)
+    for file in aside.glob("adapter_model.safetensors"):
+        rounded = {name: value.to(dtype) for name, value in load_file(file).items()}
+        save_file(rounded, file, metadata={"format": "pt"})
+    (aside / "README.md").unlink(missing_ok=True)  # a template that says nothing of this run
     shutil.rmtree(directory, ignore_errors=True)
     aside.rename(directory)
 
