@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mcq.errors import McqError
-from model_registry.cli import aliases, merged, versions
+from model_registry.cli import aliases, carry, merged, upkeep, versions
 
 _DEFAULT_REGISTRY = "var/registry"
 
@@ -44,12 +44,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="files of a registry with a database: s3://bucket/prefix (MCQ_REGISTRY_STORE)",
     )
+    parser.add_argument(
+        "--trusted-keys",
+        default=os.environ.get("MCQ_REGISTRY_TRUSTED_KEYS") or None,
+        metavar="PATH",
+        help="take only versions signed by these keys: a PEM file or a folder of them",
+    )
     parser.add_argument("--cache-dir", metavar="DIR", help="where fetched files go")
     parser.add_argument("--actor", metavar="NAME", help="who writes, for history and audit log")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     versions.add_commands(subparsers)
     aliases.add_commands(subparsers)
+    upkeep.add_commands(subparsers)
     merged.add_commands(subparsers)
+    carry.add_commands(subparsers)
     return parser
 
 

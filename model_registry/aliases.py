@@ -6,7 +6,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from model_registry.adapter import AdapterRef, check_name
-from model_registry.errors import AliasConflictError, AliasNotFoundError
+from model_registry.errors import AliasConflictError, AliasNotFoundError, GateRefusedError
+from model_registry.gates import is_signed, read_gate
 from model_registry.index import queries
 from model_registry.index.database import Transaction, now
 from model_registry.index.tables import alias, alias_event
@@ -92,6 +93,7 @@ def move_alias(
 
     Raises:
         AliasConflictError: It is not where the caller believes it to be.
+        GateRefusedError: The version does not meet what the alias demands.
         NotFoundError, VersionDeletedError: There is no such version to point at.
     """
     check_name(label, "alias")
@@ -99,6 +101,8 @@ def move_alias(
         queries.find_version(transaction.connection, AdapterRef(name, number=number))
     current = read_alias(transaction.connection, name, label)
     _compare(current, expected)
+    if number is not None and kind == "move" and number != current.number:
+        _pass_gate(transaction, name, label, number)
     if current.number == number:
         if number is None:
             raise AliasNotFoundError(name, label)
@@ -131,6 +135,17 @@ def move_alias(
     detail = {"from": current.number, "to": number, "revision": moved.revision, "reason": reason}
     transaction.record("alias", f"{name}@{label}", detail)
     return moved
+
+
+def _pass_gate(transaction: Transaction, name: str, label: str, number: int) -> None:
+    rules = read_gate(transaction.connection, name, label)
+    if rules is None:
+        return
+    version = queries.find_version(transaction.connection, AdapterRef(name, number=number))
+    signed = is_signed(transaction.connection, version.digest)
+    failures = rules.failures(version.manifest, signed=signed)
+    if failures:
+        raise GateRefusedError(name, label, number, failures)
 
 
 def alias_history(connection: sa.Connection, name: str, label: str) -> tuple[AliasEvent, ...]:

@@ -5,10 +5,12 @@ Writing the same bytes twice changes nothing, so no lock is needed. Reading chec
 always.
 """
 
+import datetime
 import hashlib
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 
 _SMALL = 64 * 2**20
 _MAX_MANIFEST = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of the store, as far as a listing tells."""
+
+    digest: str
+    """Of a blob: hex digits; of a manifest: `sha256:` and hex digits."""
+    path: str
+    size: int
+    age_s: float
 
 
 class BlobStore:
@@ -65,17 +78,6 @@ class BlobStore:
             except FileNotFoundError:
                 return False
             return True
-
-    def age_s(self, path: str) -> float | None:
-        """Seconds since the object was last written, None when it is absent."""
-        import datetime
-
-        with self._translated():
-            try:
-                modified = obstore.head(self._store, path)["last_modified"]
-            except FileNotFoundError:
-                return None
-        return (datetime.datetime.now(datetime.UTC) - modified).total_seconds()
 
     def put_file(self, digest: str, file: Path) -> None:
         """Store a file under its digest; atomic."""
@@ -142,28 +144,29 @@ class BlobStore:
         if digest.hexdigest() != entry.sha256:
             raise CorruptArtifactError(name, "its content has another digest")
 
-    def list_blobs(self) -> Iterator[tuple[str, str]]:
-        """Digest and path of every stored blob."""
-        with self._translated():
-            for path in self._paths("blobs/sha256"):
-                yield path.rsplit("/", 1)[-1], path
+    def list_blobs(self) -> Iterator[StoredObject]:
+        """Every stored blob."""
+        for path, size, age_s in self._list("blobs/sha256"):
+            yield StoredObject(path.rsplit("/", 1)[-1], path, size, age_s)
 
-    def list_manifests(self) -> Iterator[tuple[str, str]]:
-        """Digest and path of every stored manifest."""
-        with self._translated():
-            for path in self._paths("manifests/sha256"):
-                name = path.rsplit("/", 1)[-1]
-                yield f"sha256:{name.removesuffix('.json')}", path
+    def list_manifests(self) -> Iterator[StoredObject]:
+        """Every stored manifest."""
+        for path, size, age_s in self._list("manifests/sha256"):
+            name = path.rsplit("/", 1)[-1].removesuffix(".json")
+            yield StoredObject(f"sha256:{name}", path, size, age_s)
 
     def delete(self, path: str) -> None:
         """Remove an object; absent is fine."""
         with self._translated(), suppress(FileNotFoundError):
             obstore.delete(self._store, path)
 
-    def _paths(self, prefix: str) -> Iterator[str]:
-        for batch in obstore.list(self._store, prefix=prefix):  # pyright: ignore[reportUnknownMemberType]
-            for item in batch:
-                yield item["path"]
+    def _list(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        moment = datetime.datetime.now(datetime.UTC)
+        with self._translated():
+            for batch in obstore.list(self._store, prefix=prefix):  # pyright: ignore[reportUnknownMemberType]
+                for item in batch:
+                    age = (moment - item["last_modified"]).total_seconds()
+                    yield item["path"], item["size"], age
 
     def _chunks(self, name: str, entry: FileEntry) -> Iterator[bytes]:
         with self._translated():

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from model_registry.adapter import AdapterVersion
 from model_registry.errors import MergeError
+from model_registry.fetch import fetch_files
 from model_registry.staging import hash_files, staging_directory
 from model_registry.variant_store import put_variant
 from model_registry.variants import MergeDtype, MergedVariant, Onto, VariantManifest
 
 if TYPE_CHECKING:
     from model_registry.merge import Progress
-    from model_registry.registry import ModelRegistry
+    from model_registry.variant_verbs import VariantVerbs
 
 
 def merge_version(
-    registry: "ModelRegistry",
+    registry: "VariantVerbs",
     version: AdapterVersion,
     base_directory: Path,
     dtype: MergeDtype,
@@ -40,7 +41,13 @@ def merge_version(
         output.mkdir()
         result = merge_adapter(
             base_directory,
-            registry.fetch(version),
+            fetch_files(
+                registry.blobs,
+                registry.cache,
+                version.digest,
+                str(version.ref),
+                version.manifest.files,
+            ),
             output,
             dtype=dtype,
             onto=onto,

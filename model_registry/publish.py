@@ -93,7 +93,7 @@ def commit(
         known = queries.find_by_digest(connection, name, manifest.digest)
     if known is not None and (known.status == "ready" or not revive):
         return _accept(known)
-    ticket = announce_upload(database, actor, [entry.sha256 for entry in manifest.files.values()])
+    ticket = announce_upload(database, actor, manifest.digest, manifest.files)
     store_files(blobs, staged.directory, manifest.files)
     blobs.put_manifest(manifest.digest, manifest.canonical())
     with database.write(actor) as transaction:
@@ -104,18 +104,16 @@ def commit(
     return _accept(result)
 
 
-def announce_upload(database: Database, actor: str, digests: list[str]) -> str:
-    """Tell garbage collection which bytes are about to be needed."""
+def announce_upload(
+    database: Database, actor: str, digest: str, files: Mapping[str, FileEntry]
+) -> str:
+    """Tell garbage collection which bytes are about to be needed, the manifest's too."""
     ticket, expires = str(uuid.uuid4()), now(UPLOAD_TIME_S)
-    with database.write(actor) as transaction:
-        transaction.execute(
-            sa.insert(upload).values(
-                [
-                    {"id": ticket, "blob": blob, "expires_at": expires}
-                    for blob in sorted(set(digests))
-                ]
-            )
-        )
+    blobs = {entry.sha256 for entry in files.values()} | {digest.removeprefix("sha256:")}
+    with database.write(actor, visible=False) as transaction:
+        for blob in sorted(blobs):
+            values = {"id": ticket, "blob": blob, "expires_at": expires}
+            transaction.execute(sa.insert(upload).values(values))
     return ticket
 
 

@@ -1,7 +1,7 @@
 """`ModelRegistry`: every verb of the registry, over an index, a store and a cache."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,24 +10,15 @@ from model_registry.base_modules import Shapes, read_base_shapes
 from model_registry.errors import CorruptArtifactError, InvalidAdapterError
 from model_registry.fingerprint import BaseFingerprint
 from model_registry.snapshot import RegistrySnapshot
+from model_registry.upkeep import UpkeepVerbs
+from model_registry.variant_verbs import VariantVerbs
 
 if TYPE_CHECKING:
     from model_registry.aliases import AliasEvent, AliasState
-    from model_registry.blobs import BlobStore
-    from model_registry.index.database import Database
-    from model_registry.variants import MergeDtype, MergedVariant, Onto
 
 
-class ModelRegistry:
+class ModelRegistry(UpkeepVerbs, VariantVerbs):
     """A registry behind one URL for a plain directory, or two: index and store."""
-
-    def __init__(
-        self, database: "Database", blobs: "BlobStore", cache: Path, *, actor: str | None = None
-    ) -> None:
-        self.database = database
-        self.blobs = blobs
-        self.cache = cache
-        self.actor = actor or os.environ.get("USER") or f"uid{os.getuid()}"
 
     @classmethod
     def open(
@@ -37,6 +28,7 @@ class ModelRegistry:
         *,
         cache_dir: Path | None = None,
         actor: str | None = None,
+        trusted_keys: Path | None = None,
     ) -> Self:
         """Open a registry.
 
@@ -47,6 +39,8 @@ class ModelRegistry:
                 directory that all replicas mount.
             cache_dir: Where fetched files go.
             actor: Who writes, for history and audit log; the user's name if absent.
+            trusted_keys: A PEM file or a folder of them: only versions signed by one of these keys
+                are fetched, verified and imported.
 
         Raises:
             RegistryUnavailableError: It cannot be reached, created or read.
@@ -56,7 +50,13 @@ class ModelRegistry:
         from model_registry.locations import open_parts
 
         database, blobs, cache = open_parts(str(url), store_url, cache_dir)
-        return cls(database, blobs, cache, actor=actor)
+        trusted = None
+        if trusted_keys is not None:
+            from model_registry.signing import TrustedKeys
+
+            trusted = TrustedKeys.load(trusted_keys)
+        who = actor or os.environ.get("USER") or f"uid{os.getuid()}"
+        return cls(database, blobs, cache, actor=who, trusted=trusted)
 
     def close(self) -> None:
         """Give connections back."""
@@ -133,9 +133,14 @@ class ModelRegistry:
             refused.
         """
         from model_registry import portable
+        from model_registry.signatures import add_signatures
+        from model_registry.signing import Signature
 
         source = Path(directory)
         manifest, record = portable.read_record(source)
+        signatures = tuple(Signature(item.key_id, item.signature) for item in record.signatures)
+        if self.trusted is not None:
+            self.trusted.check(str(source), manifest.canonical(), signatures)
         shapes = read_base_shapes(Path(base_directory)) if base_directory else None
         version = self._publish(
             check_name(name or record.name),
@@ -148,6 +153,9 @@ class ModelRegistry:
             expected_digest=record.digest,
             revive=revive,
         )
+        if signatures:
+            with self.database.write(self.actor) as transaction:
+                add_signatures(transaction, version, signatures)
         for alias in record.aliases:
             self._set_alias_if_unset(version, alias)
         return version
@@ -164,21 +172,12 @@ class ModelRegistry:
             raise InvalidAdapterError("not_empty", f"{target} is not empty")
         for file_name, entry in version.manifest.files.items():
             copy_hashed(source / file_name, target / file_name, limit=entry.size)
-        aliases = self._aliases_at(version)
-        portable.write_record(target, version, aliases)
+        signatures = tuple(
+            portable.PortableSignature(key_id=item.key_id, signature=item.signature)
+            for item in self.signatures(version)
+        )
+        portable.write_record(target, version, self._aliases_at(version), signatures)
         return version
-
-    def resolve(self, ref: str | AdapterRef) -> AdapterVersion:
-        """The version that `name`, `name/3`, `name@alias`, `models:/…` or `sha256:…` means now.
-
-        Raises:
-            InvalidReferenceError, NotFoundError, VersionDeletedError
-        """
-        from model_registry.index import queries
-
-        wanted = AdapterRef.parse(ref) if isinstance(ref, str) else ref
-        with self.database.read() as connection:
-            return queries.find_version(connection, wanted)
 
     def list_adapters(
         self, *, limit: int | None = None, after: str = "", prefix: str = ""
@@ -273,78 +272,18 @@ class ModelRegistry:
     # Bytes
 
     def fetch(self, version: AdapterVersion) -> Path:
-        """A local directory with the files of a version in PEFT's layout, every byte checked."""
+        """A local directory with the files of a version in PEFT's layout, every byte checked.
+
+        Raises:
+            CorruptArtifactError: The stored bytes are not those of the manifest.
+            SignatureError: Keys are trusted, and none of them has signed the version.
+        """
         from model_registry.fetch import fetch_files
 
+        self.check_signature(version)
         return fetch_files(
             self.blobs, self.cache, version.digest, str(version.ref), version.manifest.files
         )
-
-    # Merged variants
-
-    def merge(
-        self,
-        ref: str | AdapterRef,
-        base_directory: str | Path,
-        *,
-        dtype: "MergeDtype" = "fp16",
-        onto: "Onto | None" = None,
-        fidelity: Mapping[str, Any] | None = None,
-        progress: "Callable[[int, int], None] | None" = None,
-    ) -> "MergedVariant":
-        """Add a version's adapter into its base and store the result as a variant of the version.
-
-        `onto` is by default where the adapter was trained: the dequantised weights for NF4.
-
-        Raises:
-            BaseMismatchError: The directory holds another base.
-            MergeError: The merge would not give what it promises.
-        """
-        from model_registry.merging import merge_version
-
-        return merge_version(
-            self, self.resolve(ref), Path(base_directory), dtype, onto, fidelity, progress
-        )
-
-    def record_fidelity(
-        self, ref: str | AdapterRef, kind: str, fidelity: Mapping[str, Any], *, actor: str = ""
-    ) -> "MergedVariant":
-        """Add what was measured about a variant to its manifest, which gives it a new digest."""
-        from model_registry.variant_store import put_variant
-
-        version = self.resolve(ref)
-        manifest = self.variant(version.ref, kind).manifest
-        changed = type(manifest).model_validate(
-            {**manifest.model_dump(mode="json"), "fidelity": dict(fidelity)}
-        )
-        return put_variant(self.database, self.blobs, version, changed, None, actor or self.actor)
-
-    def variants(self, ref: str | AdapterRef) -> "tuple[MergedVariant, ...]":
-        """All merged variants of a version."""
-        from model_registry.variant_store import list_variants
-
-        version = self.resolve(ref)
-        with self.database.read() as connection:
-            return list_variants(connection, version)
-
-    def variant(self, ref: str | AdapterRef, kind: str | None = None) -> "MergedVariant":
-        """The variant of a kind (`original-fp16`, …), or the most faithful one there is.
-
-        Raises:
-            VariantNotFoundError: There is none.
-        """
-        from model_registry.variant_store import find_variant
-
-        version = self.resolve(ref)
-        with self.database.read() as connection:
-            return find_variant(connection, version, kind)
-
-    def fetch_variant(self, variant: "MergedVariant") -> Path:
-        """A local directory that transformers and vLLM load, every byte checked."""
-        from model_registry.fetch import fetch_files
-
-        label = f"{variant.ref} {variant.kind}"
-        return fetch_files(self.blobs, self.cache, variant.digest, label, variant.manifest.files)
 
     def verify(self, ref: str | AdapterRef) -> AdapterVersion:
         """Read everything a version consists of from index and store, and compare it with its
@@ -352,6 +291,7 @@ class ModelRegistry:
 
         Raises:
             CorruptArtifactError: With what is wrong.
+            SignatureError: Keys are trusted, and none of them has signed the version.
         """
         version = self.resolve(ref)
         label = str(version.ref)
@@ -362,6 +302,10 @@ class ModelRegistry:
             raise CorruptArtifactError(label, "index and store hold different manifests")
         for name, entry in version.manifest.files.items():
             self.blobs.check(f"{name} of {label}", entry)
+        for variant in self.variants(version.ref):
+            for name, entry in variant.manifest.files.items():
+                self.blobs.check(f"{name} of {label} {variant.kind}", entry)
+        self.check_signature(version)
         return version
 
     def snapshot(self, previous: RegistrySnapshot | None = None) -> RegistrySnapshot:

@@ -27,7 +27,7 @@ def put_variant(
 
     The version has to be usable when it becomes visible, not only when the merge began.
     """
-    ticket = announce_upload(database, actor, [entry.sha256 for entry in manifest.files.values()])
+    ticket = announce_upload(database, actor, manifest.digest, manifest.files)
     if directory is not None:
         store_files(blobs, directory, manifest.files)
     blobs.put_manifest(manifest.digest, manifest.canonical())

@@ -15,8 +15,13 @@ Subparsers = Any
 def open_registry(arguments: argparse.Namespace) -> ModelRegistry:
     """The registry named by --registry and --store."""
     cache = Path(arguments.cache_dir) if arguments.cache_dir else None
+    keys = Path(arguments.trusted_keys) if arguments.trusted_keys else None
     return ModelRegistry.open(
-        arguments.registry, arguments.store, cache_dir=cache, actor=arguments.actor
+        arguments.registry,
+        arguments.store,
+        cache_dir=cache,
+        actor=arguments.actor,
+        trusted_keys=keys,
     )
 
 

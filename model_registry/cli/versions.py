@@ -1,4 +1,4 @@
-"""push, import, export, list, show, verify."""
+"""push, list, show, verify."""
 
 import argparse
 import json
@@ -30,16 +30,6 @@ def add_commands(subparsers: Subparsers) -> None:
     push.add_argument("--description", default="")
     push.add_argument("--alias", help="point this alias at the new version")
     push.add_argument("--revive", action="store_true", help="bring equal deleted content back")
-
-    take = add_command(subparsers, "import", _import, "take over an exported version, same digest")
-    take.add_argument("directory", type=Path)
-    take.add_argument("--name", help="under another name")
-    take.add_argument("--alias", help="point this alias at it")
-    take.add_argument("--revive", action="store_true", help="bring equal deleted content back")
-
-    give = add_command(subparsers, "export", _export, "write a version as a directory of files")
-    give.add_argument("ref")
-    give.add_argument("directory", type=Path)
 
     listing = add_command(subparsers, "list", _list, "list adapters, or the versions of one")
     listing.add_argument("name", nargs="?")
@@ -73,22 +63,6 @@ def _push(arguments: argparse.Namespace) -> None:
         )
         if arguments.alias:
             registry.set_alias(version.name, arguments.alias, version.number, reason="push")
-    _print_version(arguments, version)
-
-
-def _import(arguments: argparse.Namespace) -> None:
-    with open_registry(arguments) as registry:
-        version = registry.import_directory(
-            arguments.directory, name=arguments.name, revive=arguments.revive
-        )
-        if arguments.alias:
-            registry.set_alias(version.name, arguments.alias, version.number, reason="import")
-    _print_version(arguments, version)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    with open_registry(arguments) as registry:
-        version = registry.export_directory(arguments.ref, arguments.directory)
     _print_version(arguments, version)
 
 

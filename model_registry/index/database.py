@@ -149,13 +149,18 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, actor: str) -> Generator[Transaction]:
-        """One write transaction; the only one at this moment, in any process."""
+    def write(self, actor: str, *, visible: bool = True) -> Generator[Transaction]:
+        """One write transaction; the only one at this moment, in any process.
+
+        One that no snapshot shows (a lease, an announcement) does not count as a new revision.
+        """
         with self._translated(), self._engine.connect() as raw:
             connection = raw.execution_options(registry_write=True)
             with connection.begin():
                 state = tables.registry_state
-                connection.execute(sa.update(state).values(revision=state.c.revision + 1))
+                # Also without a step the row is locked, which is what makes writers take turns.
+                step = state.c.revision + (1 if visible else 0)
+                connection.execute(sa.update(state).values(revision=step))
                 revision = connection.execute(sa.select(state.c.revision)).scalar_one()
                 yield Transaction(connection, revision, actor)
 
