@@ -36,7 +36,9 @@ _STARTED = time.monotonic()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("role", choices=("train", "judge"))
     parser.add_argument("out", type=Path)
     parser.add_argument("recipes", nargs="+")
@@ -266,9 +268,7 @@ class Judge:
                 f"{written - begun:.1f} s written, {time.monotonic() - written:.1f} s read"
             )
 
-    def keep(
-        self, path: Path, label: str, temperature: float, items: Sequence[JudgedItem]
-    ) -> None:
+    def keep(self, path: Path, label: str, temperature: float, items: Sequence[JudgedItem]) -> None:
         with path.open("a", encoding="utf-8") as file:
             for item in items:
                 values = item.to_json()

@@ -20,12 +20,30 @@ from typing import Any
 
 ROW = 2048
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512},
-    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-             "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936},
-    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-           "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064},
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    },
+    "1.5b": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
+    "7b": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+    },
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     # what `SFTTrainer("model", peft_config=LoraConfig(...))` does: fp32 weights under bf16
@@ -47,7 +65,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--shape", default="1.5b", choices=tuple(SHAPES))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
@@ -210,12 +230,20 @@ def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: 
     from training.fit import to_dataset
 
     arguments = trl.SFTConfig(
-        output_dir="/tmp/plain", max_length=ROW, max_steps=options.steps, save_strategy="no",
+        output_dir="/tmp/plain",
+        max_length=ROW,
+        max_steps=options.steps,
+        save_strategy="no",
         per_device_train_batch_size=setting["batch"],
     )
-    adapter = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = peft.LoraConfig(
+        r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     return trl.SFTTrainer(
-        model=model, args=arguments, train_dataset=to_dataset(rows), processing_class=tokenizer,
+        model=model,
+        args=arguments,
+        train_dataset=to_dataset(rows),
+        processing_class=tokenizer,
         peft_config=adapter,
     )
 
@@ -231,7 +259,9 @@ def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: An
         name="throughput",
         base="tiny:qwen2",
         data=DataConfig(train=(SourceConfig(path="none"),), max_length=ROW),
-        method=MethodConfig(r=16, lora_alpha=32, quantization="nf4" if setting.get("nf4") else None),
+        method=MethodConfig(
+            r=16, lora_alpha=32, quantization="nf4" if setting.get("nf4") else None
+        ),
         fit=FitConfig(
             max_steps=options.steps,
             per_device_train_batch_size=setting["batch"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from training.config import TrainingConfig
 from training.errors import OutOfMemoryError, RunFailedError, TrainingError
+from training.fused_lora import fuse
 from training.model import Base, is_tied, lora_config
 from training.rows import TokenRow
 
@@ -117,6 +118,8 @@ def build_trainer(
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if peft_config is not None and config.fit.fused_lora:
+        fuse(trainer.model)
     for unwanted in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(unwanted)
     return trainer

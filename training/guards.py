@@ -115,7 +115,7 @@ def _head_target(config: TrainingConfig) -> tuple[Literal["warn", "refuse"], str
 def _full_head_at_high_rank(
     config: TrainingConfig,
 ) -> tuple[Literal["warn", "refuse"], str] | None:
-    if config.method.modules_to_save and config.method.r >= 256 and not config.fit.optim != "auto":
+    if config.method.modules_to_save and config.method.r >= 256 and config.fit.optim == "auto":
         return "warn", (
             "embeddings in full beside r >= 256: weights, gradients and Adam in fp32 take 16 bytes "
             "for each of them; look at `python -m training plan`"

@@ -2,6 +2,7 @@
 # transformers' callback types are loose.
 """What a run shows while it goes on, and when it must stop."""
 
+import contextlib
 import json
 import math
 import signal
@@ -37,10 +38,8 @@ class SaveOnSignal(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Listen; only a main thread can."""
-        try:
+        with contextlib.suppress(ValueError):
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
-        except ValueError:
-            pass
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Save and stop if asked."""

@@ -5,6 +5,7 @@ so that what is trained is byte for byte what is served, for every template. Kno
 tokenizer is anything that applies a chat template and encodes.
 """
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -181,7 +182,7 @@ def with_siblings(
         return
     for siblings in by_passage.values():
         unique = list({s.question.question: s for s in siblings}.values())
-        for before, after in zip(unique, unique[1:], strict=False):
+        for before, after in itertools.pairwise(unique):
             yield after, (before.question.question,)
             if mode == "both":
                 yield before, (after.question.question,)
