@@ -45,8 +45,9 @@ class DeviceState:
         self.integers[slots[:, None], torch.arange(LORA, COLUMNS, device=self.device)] = integers
         self.floats[slots] = self.tensor([[v.temperature, v.top_p] for v in values], torch.float32)
 
-    def tensor(self, values: list, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    def tensor(self, values, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         """Host values on the device, without waiting for it."""
+        host = torch.as_tensor(values, dtype=dtype)
         if self.device.type == "cpu":
-            return torch.tensor(values, dtype=dtype)
-        return torch.tensor(values, dtype=dtype).pin_memory().to(self.device, non_blocking=True)
+            return host
+        return host.pin_memory().to(self.device, non_blocking=True)

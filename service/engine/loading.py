@@ -15,7 +15,7 @@ from service.engine.config import EngineConfig
 from service.engine.device_grammar import GrammarCompiler
 from service.engine.engine import Engine
 from service.engine.lora_slots import LoraSlots
-from service.engine.model import load_weights, prepare_model
+from service.engine.model import EngineModel, load_weights, prepare_model
 from service.engine.runner import Runner
 from service.engine.token_bytes import token_bytes
 
@@ -32,6 +32,7 @@ GPU = EngineConfig(
     max_ranks=528,
     overlap=True,
     use_graphs=True,
+    compile_layers=True,
     jump_forward=False,
 )
 
@@ -74,8 +75,8 @@ def open_engine(
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokens = token_bytes(tokenizer, prepared.vocab_size)
     compiler = GrammarCompiler(tokens)
-    runner = Runner(prepared, config, compiler.vocabulary)
     lora = LoraSlots(prepared.linears, config.max_adapters, config.max_ranks)
+    runner = open_runner(prepared, config, compiler, lora)
     return OpenEngine(
         engine=Engine(runner, lora, config),
         store=AdapterStore(config.host_adapter_bytes),
@@ -91,6 +92,19 @@ def open_engine(
         adapter_dtype=dtype,
         is_on_gpu=device.type == "cuda",
     )
+
+
+def open_runner(
+    model: EngineModel, config: EngineConfig, compiler: GrammarCompiler, lora: LoraSlots
+) -> Runner:
+    """The runner for the model's device, warmed up."""
+    if model.device.type != "cuda":
+        return Runner(model, config, compiler.vocabulary)
+    from service.engine.gpu_runner import GpuRunner
+
+    runner = GpuRunner(model, config, compiler.vocabulary, lora)
+    runner.warm_up()
+    return runner
 
 
 def pass_through_nf4(model: nn.Module) -> None:

@@ -91,7 +91,8 @@ class LoraSlots:
             _fill(linear.a[rows], a)
             _fill(linear.b[rows], b)
         self.owner[rows] = slot.number
-        self.span[slot.number] = torch.tensor([rows.start, rows.stop - rows.start])
+        span = torch.tensor([rows.start, rows.stop - rows.start], dtype=torch.int32)
+        self.span[slot.number].copy_(span)
         self.loads += 1
         return slot
 

@@ -159,7 +159,13 @@ class Runner:
 
     def _draw(self, logits: torch.Tensor, slots: torch.Tensor, sampling: bool) -> torch.Tensor:
         """Draw the next tokens and move the rows on; returns [rows, (token, grammar state)]."""
-        rows, floats = self.state.integers[slots], self.state.floats[slots]
+        moved = self._next(logits, self.state.integers[slots], self.state.floats[slots], sampling)
+        self.state.integers[slots] = moved
+        return moved[:, [TOKEN, STATE]]
+
+    def _next(
+        self, logits: torch.Tensor, rows: torch.Tensor, floats: torch.Tensor, sampling: bool
+    ) -> torch.Tensor:
         masked = self.grammar.mask(logits, rows[:, STATE], rows[:, COUNT])
         if sampling:
             token = draw(
@@ -168,11 +174,8 @@ class Runner:
         else:
             token = masked.argmax(-1)
         state, count = self.grammar.advance(rows[:, STATE], rows[:, COUNT], token)
-        moved = torch.stack(
-            [token, rows[:, POSITION], rows[:, LORA], state, count, rows[:, SEED]], dim=1
-        )
-        self.state.integers[slots] = moved
-        return moved[:, [TOKEN, STATE]]
+        columns = [token, rows[:, POSITION], rows[:, LORA], state, count, rows[:, SEED]]
+        return torch.stack(columns, dim=1)
 
 
 def _lora_groups(parts: list[Part], lengths: list[int]) -> list[tuple[slice, slice]]:
