@@ -25,7 +25,7 @@ def plan(arguments: list[str]) -> int:
     """Predict the peak memory of a run."""
     parser = argparse.ArgumentParser(
         prog="python -m training plan",
-        description="Predict a run's peak GPU memory by part; if it does not fit, say what to change.",
+        description="Predict a run's peak GPU memory, and what to change if it is too much.",
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("--vram", default="", metavar="16GiB", help="default: this machine's GPU")
@@ -44,8 +44,8 @@ def evaluate(arguments: list[str]) -> int:
     """Judge adapters and the bare base side by side."""
     parser = argparse.ArgumentParser(
         prog="python -m training evaluate",
-        description="Write questions about held-out passages with one or more adapters, judge them, "
-        "and report as JSON, Markdown and HTML.",
+        description="Write questions about held-out passages with adapters, judge "
+        "them, and report as JSON, Markdown and HTML.",
     )
     parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, a run folder, or `base`")
     parser.add_argument("--against", action="append", default=[], metavar="ADAPTER")
@@ -88,7 +88,7 @@ def push(arguments: list[str]) -> int:
     """Send an adapter and its model card to the Hub."""
     parser = argparse.ArgumentParser(
         prog="python -m training push",
-        description="Upload a run's adapter with a model card; needs a Hub token in the environment.",
+        description="Upload a run's adapter with a model card; needs a Hub login.",
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("repository", metavar="ORG/NAME")

@@ -1,6 +1,6 @@
 # pyright: basic
 # drives peft and transformers, which are typed too loosely for strict checking
-"""Several adapters and the bare base, judged on the same passages: `python -m training evaluate`."""
+"""`python -m training evaluate`: adapters and the bare base, judged on the same passages."""
 
 import json
 from pathlib import Path

@@ -62,7 +62,7 @@ class SourceConfig(_Section):
     """One data set."""
 
     path: str
-    """A .jsonl, .csv or .parquet file, relative to the root, or `hf:ORG/NAME[:SPLIT]` on the Hub."""
+    """A .jsonl, .csv or .parquet file, or `hf:ORG/NAME[:SPLIT]` on the Hub."""
     columns: str | dict[str, str] = "own"
     """A preset (`own`, `tong_hop_trac_nghiem`, `tin_hoc`) or a mapping of our names to theirs."""
     weight: PositiveFloat = 1.0

@@ -2,7 +2,7 @@
 
 TrainingError (McqError)
 ├── ConfigError              also ValueError   the YAML: names the line and the field
-├── DataError                also ValueError   a data set: names the file, and the row or the columns
+├── DataError                also ValueError   a data set: names file, row or columns
 ├── SupervisionError         also ValueError   the loss would not teach what it should
 ├── GuardRailError           also ValueError   a setting known to ruin runs
 ├── ModelSetupError          also ValueError   the base cannot be trained as asked

@@ -2,8 +2,8 @@
 # torch's autograd functions and peft's layers are typed too loosely for strict checking.
 """Linear layers with an adapter as one autograd function: fewer kernels, less memory, same result.
 
-PEFT casts the input to 32 bits for every adapted layer, and scales and adds in kernels of their own.
-Here the adapter's product is added by the matrix product itself, and one copy of the input is kept.
+PEFT casts the input for every adapted layer, and scales and adds in kernels of their own. Here the
+adapter's product is added by the matrix product itself, and one copy of the input is kept.
 Anything unusual (dropout, DoRA, several adapters, merged or mixed batches) takes PEFT's own path.
 """
 

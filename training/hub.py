@@ -1,4 +1,4 @@
-"""An adapter to the Hub, with a model card that says what it is, what it learned from, how good it is."""
+"""An adapter to the Hub, with a card: what it is, what it learned from, how good it is."""
 
 import json
 import shutil

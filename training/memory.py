@@ -1,8 +1,8 @@
 """How much GPU memory a run takes, by part, and what to change when it is too much.
 
 Counted from the model's shapes: weights, trained weights with gradients and Adam's state, what the
-backward pass keeps for each token and layer, and what a step needs for a moment. On one H100 the sum
-was within 5 % of the measured peak in the configurations of docs/training.md.
+backward pass keeps for each token and layer, and what a step needs for a moment. On one H100 the
+sum was within 5 % of the measured peak in the configurations of docs/training.md.
 """
 
 import re

@@ -188,7 +188,7 @@ def check_targets(method: MethodConfig, model: Any) -> None:
         unknown = [name for name in method.target_modules if name.rpartition(".")[2] not in every]
         if unknown:
             raise ModelSetupError(
-                f"The model has no module {', '.join(unknown)}; its linear ones: {', '.join(linear)}"
+                f"The model has no module {', '.join(unknown)}; linear ones: {', '.join(linear)}"
             )
     unknown = [name for name in method.modules_to_save if name not in every]
     if unknown:

@@ -49,7 +49,7 @@ class SaveOnSignal(transformers.TrainerCallback):
 
 
 class Progress(transformers.TrainerCallback):
-    """One line for people (tokens/s, loss, rate, memory, time left) and one of JSON for programs."""
+    """A line for people (tokens/s, loss, rate, memory, time left), one of JSON for programs."""
 
     def __init__(self, log: Path, *, quiet: bool = False) -> None:
         self.log = log

@@ -26,7 +26,9 @@ def describe(config: TrainingConfig) -> str:
     check_supervision(rows, renderer, tokenizer.pad_token_id)
     prompts = [row.labels.index(next(x for x in row.labels if x >= 0)) for row in rows]
     completions = [len(row.labels) - prompt for row, prompt in zip(rows, prompts, strict=True)]
-    shown = balance_keys(split.train, random.Random(config.data.shuffle_seed))
+    shown = list(split.train)
+    if config.data.balance_keys:
+        shown = balance_keys(shown, random.Random(config.data.shuffle_seed))
     lines = [
         report.to_markdown(),
         "",
@@ -46,7 +48,7 @@ def describe(config: TrainingConfig) -> str:
         f"Licences: {_counts(e.licence or 'unknown' for e in split.train)}",
         f"Key positions in the files: {key_positions(split.train)} "
         f"(p = {key_balance([e.question for e in split.train]):.2f})",
-        f"Key positions as trained: {key_positions(shown if config.data.balance_keys else split.train)}",
+        f"Key positions as trained: {key_positions(shown)}",
         f"Key strictly the longest option: {_share(split.train):.0%} (chance: 25 %)",
     ]
     return "\n".join(lines)

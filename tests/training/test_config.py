@@ -1,0 +1,58 @@
+"""The configuration: refused with the line and the field."""
+
+from pathlib import Path
+
+import pytest
+
+from training.config import load_config
+from training.errors import ConfigError
+
+CONFIGS = sorted(Path("training/configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_configuration_parses(path: Path) -> None:
+    assert load_config(path).data.train
+
+
+def test_every_shipped_configuration_says_how_to_run_it() -> None:
+    for path in CONFIGS:
+        assert f"python -m training {path}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field"),
+    [
+        ("name: x\nbase: y\ndata:\n  train:\n    - path: a.jsonl\n      wieght: 2\n", 6, "wieght"),
+        ("name: x\nbase: y\ndata:\n  train: []\n", 4, "data.train"),
+        ("name: x\nbase: y\ndata:\n  train: [{path: a}]\nfit:\n  seed: many\n", 6, "fit.seed"),
+        ("name: x\nbase: y\nmethod:\n  r: 0\ndata:\n  train: [{path: a}]\n", 4, "method.r"),
+        ("name: Not Good\nbase: y\ndata:\n  train: [{path: a}]\n", 1, "name"),
+        ("name: x\n  base: y\n", 2, ""),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, field: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.line == line
+    assert field in caught.value.field
+    assert str(path) in str(caught.value)
+
+
+def test_a_misspelt_setting_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: x\nbase: y\ndata:\n  train: [{path: a}]\nfit:\n  lr: 1\n")
+    with pytest.raises(ConfigError, match="learning_rate"):
+        load_config(path)
+
+
+def test_settings_can_be_overridden() -> None:
+    config = load_config(CONFIGS[0], ("fit.max_steps=7", "registry=null", "method.r=2"))
+    assert (config.fit.max_steps, config.registry, config.method.r) == (7, None, 2)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,86 @@
+"""The plan against peaks that were measured on an H100 (Qwen2.5-1.5B shapes, 2,048-token rows)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.config import TrainingConfig
+from training.errors import ConfigError
+from training.memory import GIB, Shape, describe_plan, parse_size, predict, remedies
+
+SHAPE = Shape(
+    weights=1_543_569_408,
+    linear=1_310_195_712,
+    adapted=tuple(
+        layer
+        for _ in range(28)
+        for layer in (
+            ("q_proj", 1536, 1536),
+            ("k_proj", 1536, 256),
+            ("v_proj", 1536, 256),
+            ("o_proj", 1536, 1536),
+            ("gate_proj", 1536, 8960),
+            ("up_proj", 1536, 8960),
+            ("down_proj", 8960, 1536),
+        )
+    ),
+    layers=28,
+    hidden=1536,
+    intermediate=8960,
+    query=1536,
+    key_value=256,
+    embedding=233_373_696,
+)
+MEASURED: list[tuple[dict[str, Any], dict[str, Any], float]] = [
+    ({"per_device_train_batch_size": 1}, {}, 9.26),
+    ({"per_device_train_batch_size": 2}, {}, 15.18),
+    ({"per_device_train_batch_size": 4}, {}, 27.18),
+    ({"per_device_train_batch_size": 2, "liger": True}, {}, 12.60),
+    ({"per_device_train_batch_size": 8, "activation_checkpointing": True}, {}, 7.19),
+    ({"per_device_train_batch_size": 8, "activation_checkpointing": True, "liger": True}, {}, 6.73),
+    ({"per_device_train_batch_size": 2}, {"quantization": "nf4"}, 11.96),
+]
+
+
+@pytest.mark.parametrize(("fit", "method", "measured"), MEASURED)
+def test_the_plan_is_within_15_percent_of_the_measured_peak(
+    make_config: Callable[..., TrainingConfig],
+    fit: dict[str, Any],
+    method: dict[str, Any],
+    measured: float,
+) -> None:
+    config = make_config(
+        fit={"fused_lora": False, **fit}, method={"r": 16, "lora_alpha": 32, **method}
+    )
+    assert predict(config, SHAPE, 2048, "bf16").peak / GIB == pytest.approx(measured, rel=0.15)
+
+
+def test_each_remedy_needs_less_than_the_one_before(
+    make_config: Callable[..., TrainingConfig],
+) -> None:
+    config = make_config(fit={"per_device_train_batch_size": 8}, method={"r": 64})
+    peaks = [p.peak for _, p in remedies(config, SHAPE, 2048, "bf16")]
+    assert len(peaks) > 6
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_a_plan_says_what_to_change_when_it_does_not_fit(
+    make_config: Callable[..., TrainingConfig],
+) -> None:
+    assert describe_plan(make_config(), "16GiB")[1]
+    text, fits = describe_plan(make_config(), "1GiB")
+    assert not fits
+    assert "per_device_train_batch_size: 1" in text
+
+
+def test_sizes_are_read_with_their_unit() -> None:
+    assert parse_size("16GiB") == parse_size("16") == 16 * GIB
+    assert parse_size("24 GB") == 24e9
+    with pytest.raises(ConfigError):
+        parse_size("much")
+
+
+def test_the_measured_figures_are_those_of_the_benchmark() -> None:
+    assert Path("benchmarks/training_throughput.py").is_file()
