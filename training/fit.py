@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainingConfig
+from training.config import MethodConfig, TrainingConfig
 from training.errors import OutOfMemoryError, RunFailedError, TrainingError
 from training.fused_lora import fuse
 from training.model import Base, is_tied, lora_config
@@ -50,13 +50,17 @@ def fit(
     import torch
 
     trainer = build_trainer(config, base, train, validation, callbacks)
+    initial = save_initial(config, trainer)
     checkpoint = last_checkpoint(config.run_dir) if resume else None
     try:
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         directory = config.run_dir / "adapter"
         if trainer.accelerator.is_main_process:
             save_adapter(
-                trainer.accelerator.unwrap_model(trainer.model), directory, config.method.store_as
+                trainer.accelerator.unwrap_model(trainer.model),
+                directory,
+                config.method.store_as,
+                initial,
             )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(remedies()) from error
@@ -220,7 +224,24 @@ def to_dataset(rows: Sequence[TokenRow]) -> Any:
     )
 
 
-def save_adapter(model: Any, directory: Path, store_as: str) -> None:
+def changes_base(method: MethodConfig) -> bool:
+    """Whether the start of the adapter takes its own product out of the base's weights."""
+    return str(method.init_lora_weights).lower().startswith(("pissa", "olora", "corda"))
+
+
+def save_initial(config: TrainingConfig, trainer: Any) -> Path | None:
+    """Where PiSSA and its kin began, without which the result fits no other base than this one."""
+    if config.method.kind != "lora" or not changes_base(config.method):
+        return None
+    directory = config.run_dir / "initial"
+    settings = trainer.model.peft_config["default"]
+    kind, settings.init_lora_weights = settings.init_lora_weights, True
+    trainer.model.save_pretrained(directory)
+    settings.init_lora_weights = kind
+    return directory
+
+
+def save_adapter(model: Any, directory: Path, store_as: str, initial: Path | None = None) -> None:
     """Write weights and configuration aside, then rename, so that no half adapter is ever seen.
 
     The model's own trained weights are rounded likewise: what is judged is what was saved.
@@ -237,7 +258,10 @@ def save_adapter(model: Any, directory: Path, store_as: str) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype).to(parameter.dtype)
-    model.save_pretrained(aside, safe_serialization=True)
+    arguments: dict[str, Any] = {}
+    if initial is not None:
+        arguments["path_initial_model_for_weight_conversion"] = str(initial)
+    model.save_pretrained(aside, safe_serialization=True, **arguments)
     for file in aside.glob("adapter_model.safetensors"):
         rounded = {name: value.to(dtype) for name, value in load_file(file).items()}
         save_file(rounded, file, metadata={"format": "pt"})

@@ -74,7 +74,7 @@ def train(
 
     import transformers  # from here on a model is needed; before, errors come within a second
 
-    from training.fit import fit, held_out_loss
+    from training.fit import changes_base, fit, held_out_loss
     from training.memory import remedies_for
     from training.model import load_base
     from training.progress import Progress, SaveOnSignal
@@ -117,11 +117,15 @@ def train(
     evaluation = None
     if config.evaluation.enabled and prepared.passages and config.objective == "mcq":
         say(f"writing questions about {len(prepared.passages)} held-out passages")
+        judging = config.evaluation
+        if changes_base(config.method):
+            say("the reader is left out: with this start the base's weights are no longer its own")
+            judging = judging.model_copy(update={"reader": False})
         evaluation = evaluate(
             fitted.model,
             renderer,
             prepared.passages,
-            config.evaluation,
+            judging,
             label=config.name,
             known_stems=[example.question.question for example in prepared.split.train],
         )
@@ -131,7 +135,8 @@ def train(
     card = run_card(config, base, prepared.split, rows, fitted, trained_s)
     write_card(card, config.run_dir)
     version = None
-    if config.registry is not None and config.method.kind == "lora":
+    servable = config.method.kind == "lora" and not config.method.use_dora
+    if config.registry is not None and servable:
         from training.register import register
 
         version = register(config.run_dir, config.registry)

@@ -37,6 +37,9 @@ def test_every_recipe_leaves_a_registered_adapter(make_config: Make, recipe: str
         **{**RECIPES[recipe], "fit": {"max_steps": 2, **RECIPES[recipe].get("fit", {})}}
     )
     outcome = train(config, quiet=True)
+    if recipe == "dora":
+        assert outcome.version is None, "the registry serves plain LoRA only"
+        return
     assert outcome.version is not None
     assert outcome.version.manifest.precision == ("nf4" if "qlora" in recipe else "fp32")
     assert outcome.version.manifest.prompt_format == "chat/1"
@@ -83,7 +86,7 @@ def test_other_architectures_train(make_config: Make, tmp_path: Path, architectu
     from model_registry.bases.tiny import write_tiny_model
 
     base = write_tiny_model(tmp_path / architecture, architecture=architecture)
-    outcome = train(make_config(base=str(base), fit={"max_steps": 1}), quiet=True)
+    outcome = train(make_config(base=str(base), fit={"max_steps": 1, "warmup": 0}), quiet=True)
     assert outcome.version is not None
 
 
@@ -149,13 +152,11 @@ def test_two_processes_do_what_one_does_with_accumulation(
         )
         path = tmp_path / f"p{processes}.yaml"
         path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
-        command += [str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-        command += ["--dynamo_backend", "no", "--main_process_port", "29777"]
-        command += ["-m", "training", str(path)]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
+        command += [str(processes), "--master_port", "29777", "-m", "training", str(path)]
         done = subprocess.run(
             command,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
             capture_output=True,
             text=True,
             timeout=200,
