@@ -14,6 +14,10 @@ FORKED.set_forkserver_preload(
         "model_registry.index.snapshots",
         "tests.model_registry.killed",
         "tests.model_registry.adapter_files",
+        "model_registry.bases",
+        "model_registry.merging",
+        "model_registry.merge",
+        "torch",
         "psycopg",
         "sqlalchemy.dialects.postgresql.psycopg",
     ]
