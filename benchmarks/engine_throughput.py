@@ -4,8 +4,8 @@
 
     python -m benchmarks.engine_throughput --size 1.5b --rank 16 --adapters 32
 
-Prints one line per case: base, many adapters, adapters with structured output, one request alone. Checks
-first that the engine's logits are those of the unmodified model. Results also go to --out as JSON.
+Prints one line per case: base, many adapters, adapters with structured output, one request alone.
+Results also go to --out as JSON. `benchmarks.engine_check` says whether the numbers are right.
 """
 
 import argparse
@@ -139,7 +139,9 @@ def main() -> None:
     def case(name: str, work: list[EngineRequest]) -> None:
         result = run(bench, work)
         results.setdefault(name, []).append(result["tokens_per_s"])
-        print(f"{name:32} {result['tokens_per_s']:9.0f} tok/s {result['seconds']:7.2f} s", flush=True)
+        print(
+            f"{name:32} {result['tokens_per_s']:9.0f} tok/s {result['seconds']:7.2f} s", flush=True
+        )
 
     count = args.requests
     run(bench, requests(min(count, 256), 9, []))

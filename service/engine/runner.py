@@ -161,7 +161,7 @@ class Runner:
         """Draw the next tokens and move the rows on; returns [rows, (token, grammar state)]."""
         moved = self._next(logits, self.state.integers[slots], self.state.floats[slots], sampling)
         self.state.integers[slots] = moved
-        return moved[:, [TOKEN, STATE]]
+        return torch.stack((moved[:, TOKEN], moved[:, STATE]), dim=1)
 
     def _next(
         self, logits: torch.Tensor, rows: torch.Tensor, floats: torch.Tensor, sampling: bool
