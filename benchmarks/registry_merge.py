@@ -2,8 +2,8 @@
 # torch is typed too loosely for strict checking.
 """Time and memory of merging: `python -m benchmarks.registry_merge [BASE] [--onto dequantized]`.
 
-The adapter is random, of rank 16 on every linear layer; the arithmetic does not depend on its values.
-Target: a 1.5B model in under 60 s on 2 cores, with at most twice its bf16 size in memory.
+The adapter is random, of rank 16 on every linear layer; the arithmetic does not depend on its
+values. Target: a 1.5B model in under 60 s on 2 cores, with at most twice its bf16 size in memory.
 """
 
 import argparse
