@@ -12,11 +12,12 @@ import torch
 
 from benchmarks.engine_workload import Structure, prompts, random_adapter, random_model
 from service.engine.device_state import POSITION, TOKEN
-from service.engine.gpu_runner import GpuRunner
+from service.engine.gpu_runner import GpuRunner, _lora_table
 from service.engine.loading import GPU
 from service.engine.lora_slots import LoraSlots
 from service.engine.model import prepare_model
 from service.engine.runner import Part, Runner
+from service.engine.triton_lora import DECODE_BLOCK
 
 
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -27,13 +28,13 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 @torch.inference_mode()
 def check(size: str) -> dict[str, float]:
     """Distances of prompts and decode steps, with and without adapters, from plain operators."""
-    device = torch.device("cuda")
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    dtype = torch.bfloat16 if on_gpu else torch.float32
     prompt = prompts(3, 0)
-    model = random_model(size, device)
+    model = random_model(size, device, dtype)
     plain = torch.stack([model(torch.tensor([p], device=device)).logits[0, -1] for p in prompt])
-    config = replace(
-        GPU, max_sequences=8, max_context=1024, max_adapters=4, max_ranks=96, max_rank=32
-    )
+    config = replace(GPU, max_sequences=8, max_context=1024, max_adapters=4, max_ranks=96)
     config = replace(config, compile_layers=False)
     structure = Structure()
     prepared = prepare_model(model, config)
@@ -41,8 +42,7 @@ def check(size: str) -> dict[str, float]:
     shapes = {n: (m.base.out_features, m.base.in_features) for n, m in prepared.linears.items()}
     ranks = (16, 32)
     slots = [
-        lora.acquire(str(r), random_adapter(r, r, shapes, torch.bfloat16, pinned=True))
-        for r in ranks
+        lora.acquire(str(r), random_adapter(r, r, shapes, dtype, pinned=on_gpu)) for r in ranks
     ]
     parts = [Part(i, 0, p, (None, *slots)[i]) for i, p in enumerate(prompt)]
     bare = [replace(part, lora=None) for part in parts]
@@ -50,24 +50,24 @@ def check(size: str) -> dict[str, float]:
     adapted = reference._forward(parts).clone()
     result = {"plain operators": distance(reference._forward(bare), plain)}
     result["adapters change"] = distance(adapted[1:], plain[1:])
-    runner = GpuRunner(prepared, config, structure.compiler.vocabulary, lora)
+    runner = GpuRunner(prepared, config, structure.compiler.vocabulary)
     result["prompt"] = distance(runner._forward(bare), plain)
     result["prompt, adapters"] = distance(runner._forward(parts), adapted)
     order = sorted(range(3), key=lambda i: parts[i].lora_number)
     assert order == [0, 1, 2]
-    for form, table in (("off", bare), ("rows", parts), ("pool", parts)):
+    for form, table in (("base", bare), ("adapters", parts)):
         runner._forward([replace(part, tokens=part.tokens[:-1]) for part in table])
         for part in table:
             runner.state.integers[part.slot] = 0
             runner.state.integers[part.slot, TOKEN] = part.tokens[-1]
             runner.state.integers[part.slot, POSITION] = len(part.tokens) - 1
-            runner.state.integers[part.slot, 2] = part.lora_number
         runner._slots[:3] = torch.arange(3, device=device)
         seen = {}
-        runner._decode_form = lambda _, form=form: form
+        blocks = _lora_table(table, [1] * 3, DECODE_BLOCK)
+        runner._lora_blocks[: len(blocks)] = torch.tensor(blocks, device=device).view(-1, 4)
         runner._draw = lambda logits, slots, sampling, seen=seen: seen.update(logits=logits)
-        runner._decode_rows(3, form != "off", False)
-        result[f"decode, {form}"] = distance(seen["logits"], plain if form == "off" else adapted)
+        runner._decode_rows(3, form != "base", False)
+        result[f"decode, {form}"] = distance(seen["logits"], plain if form == "base" else adapted)
     return result
 
 

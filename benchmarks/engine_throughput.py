@@ -24,11 +24,8 @@ from service.engine.engine import Engine
 from service.engine.loading import CPU, GPU
 from service.engine.lora_slots import LoraSlots
 from service.engine.model import prepare_model
-from service.engine.runner import Part, Runner
+from service.engine.runner import Runner
 from service.engine.sequence import EngineRequest, Output
-
-H100_FLOPS, H100_BYTES = 790e12, 3.0e12
-"""Of a large bf16 product and of a large copy, measured; the roofline is counted from them."""
 
 
 @dataclass
@@ -54,7 +51,7 @@ def open_bench(size: str, config: EngineConfig, structure: Structure, model=None
     if device.type == "cuda":
         from service.engine.gpu_runner import GpuRunner
 
-        runner = GpuRunner(prepared, config, vocabulary, lora)
+        runner = GpuRunner(prepared, config, vocabulary)
         start_s |= runner.warm_up(sampling=False)
     else:
         runner = Runner(prepared, config, vocabulary)
@@ -86,25 +83,6 @@ def run(bench: Bench, work: list[EngineRequest]) -> dict[str, float]:
     }
 
 
-def check_logits(bench: Bench, plain: torch.Tensor, prompt: tuple[int, ...]) -> float:
-    """Relative distance of the engine's logits, prefilled and decoded, from the plain model's."""
-    device = bench.runner.device
-
-    def ours() -> torch.Tensor:
-        with torch.inference_mode():
-            return bench.runner._forward([Part(0, 0, prompt)]).float()
-
-    logits = bench.engine.call(ours).result()
-    reference = plain.to(device)
-    return float((logits - reference).norm() / reference.norm())
-
-
-def roofline(bench: Bench, config, size_bytes: float, context: float) -> float:
-    """Seconds of the least that one decode step of a full batch must move."""
-    kv = 2 * config.num_key_value_heads * (config.hidden_size // config.num_attention_heads) * 2
-    return (size_bytes + bench.engine_batch * context * kv * config.num_hidden_layers) / H100_BYTES
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="1.5b")
@@ -123,7 +101,6 @@ def main() -> None:
         max_context=1024,
         max_adapters=args.adapters,
         max_ranks=args.adapters * args.rank,
-        max_rank=args.rank,
         max_queue=args.requests + 8,
         compile_layers=on_gpu and not args.no_compile,
     )
@@ -138,15 +115,18 @@ def main() -> None:
 
     def case(name: str, work: list[EngineRequest]) -> None:
         result = run(bench, work)
-        results.setdefault(name, []).append(result["tokens_per_s"])
-        print(
-            f"{name:32} {result['tokens_per_s']:9.0f} tok/s {result['seconds']:7.2f} s", flush=True
-        )
+        rate = result["tokens_per_s"]
+        results.setdefault(name, []).append(rate)
+        print(f"{name:32} {rate:9.0f} tok/s {result['seconds']:7.2f} s", flush=True)
 
     count = args.requests
     run(bench, requests(min(count, 256), 9, []))
     run(bench, requests(min(count, args.adapters * 2), 8, adapters))
     for repeat in range(args.repeats):
+        prefill = [replace(r, max_tokens=1) for r in requests(count, 21 + repeat, [])]
+        case("prompts alone, base", prefill)
+        prefill = [replace(r, max_tokens=1) for r in requests(count, 23 + repeat, adapters)]
+        case("prompts alone, adapters", prefill)
         case("base", requests(count, 1 + repeat, []))
         case("adapters", requests(count, 3 + repeat, adapters))
         structured = [structure.constrain(r) for r in requests(count, 13 + repeat, adapters)]

@@ -2,8 +2,8 @@
 # torch and transformers are typed too loosely for strict mode.
 """The common serving workload: shapes, random weights and adapters, prompts; all from a seed.
 
-1,024 requests of 120 shared and 200-360 own prompt tokens and 110 output tokens, over adapters drawn
-uniformly. Speed does not depend on what the weights are, so they are random.
+1,024 requests of 120 shared and 200-360 own prompt tokens and 110 output tokens, over adapters
+drawn uniformly. Speed does not depend on what the weights are, so they are random.
 """
 
 import random
@@ -22,7 +22,7 @@ VOCAB_SIZE = 151_936
 OUTPUT_TOKENS = 110
 
 _SIZES = {
-    "tiny": (64, 128, 4, 2, 2),
+    "tiny": (256, 512, 4, 2, 2),
     "0.5b": (896, 4864, 14, 24, 2),
     "1.5b": (1536, 8960, 12, 28, 2),
     "7b": (3584, 18944, 28, 28, 4),

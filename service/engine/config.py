@@ -21,12 +21,6 @@ class EngineConfig:
     """Adapters usable in one batch (LoRA slots)."""
     max_ranks: int = 1024
     """Sum of the ranks of the adapters in slots; decides the memory they take."""
-    max_rank: int = 512
-    """The highest rank of one adapter."""
-    rows_form_up_to: int = 4
-    """Decode batches up to which each row reads its own adapter instead of the whole pool."""
-    pool_form_up_to: int = 1056
-    """Rank rows up to which larger batches multiply with the whole pool and mask."""
     host_adapter_bytes: int = 2**31
     """Host memory for adapters that wait outside slots."""
     max_grammar_states: int = 1024

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import linear
 
 from service.engine.attention import SlotCache
-from service.engine.lora import LoraLinear
+from service.engine.lora import LinearGroup
 from service.engine.triton_attention import decode_attention, prompt_attention
-from service.engine.triton_lora import lora_blocks, lora_rows
+from service.engine.triton_lora import DECODE_BLOCK, PROMPT_BLOCK, add_lora
 
 # The caches are written to inside, which is not declared: nothing but these operators reads them,
 # in program order, and declaring it makes the compiler copy them.
@@ -60,52 +60,32 @@ def _(query, key, value, keys, values, slots, positions, blocks, scale, window):
     return query.new_empty((query.shape[1], query.shape[0], query.shape[2]))
 
 
-@torch.library.custom_op("tracnghiem::lora_rows", mutates_args=())
-def _lora_rows(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    slots: torch.Tensor,
-    spans: torch.Tensor,
-    width: int,
-) -> torch.Tensor:
-    return lora_rows(x.contiguous(), y.contiguous(), a, b, slots, spans, width)
-
-
-@torch.library.custom_op("tracnghiem::lora_blocks", mutates_args=("y",))
-def _lora_blocks(
+@torch.library.custom_op("tracnghiem::add_lora", mutates_args=("y",))
+def _add_lora(
     x: torch.Tensor,
     y: torch.Tensor,
     a: torch.Tensor,
     b: torch.Tensor,
     blocks: torch.Tensor,
-    width: int,
+    parts_of: torch.Tensor,
+    block_tokens: int,
 ) -> None:
-    lora_blocks(x.contiguous(), y, a, b, blocks, width)
+    add_lora(x.contiguous(), y, a, b, blocks, parts_of, block_tokens)
 
 
-@_lora_rows.register_fake
-def _(x, y, a, b, slots, spans, width):
-    return torch.empty_like(y)
-
-
-@_lora_blocks.register_fake
-def _(x, y, a, b, blocks, width):
+@_add_lora.register_fake
+def _(x, y, a, b, blocks, parts_of, block_tokens):
     return None
 
 
 class GpuKernels:
     """Chosen per step: how its attention and its adapters are computed."""
 
-    def __init__(self, owner: torch.Tensor, spans: torch.Tensor, max_rank: int) -> None:
-        self._owner, self._spans, self._width = owner, spans, max_rank
+    def __init__(self) -> None:
         self.attention_blocks: torch.Tensor | None = None
         """The block table of a step with prompts; None when every token is a sequence's newest."""
-        self.lora = "off"
-        """`off`, `pool` (one product with all adapters, then a mask), `rows` or `blocks`."""
-        self.lora_table: torch.Tensor | None = None
-        """The LoRA slot of each row, or the block table."""
+        self.lora_blocks: torch.Tensor | None = None
+        """The block table of the adapters, or None if the step uses none."""
 
     def attend(self, cache: SlotCache, query, key, value, scaling: float, window: int | None):
         plan, width = cache.plan, window or 0
@@ -119,15 +99,13 @@ class GpuKernels:
             plan.slots, plan.positions, self.attention_blocks, scaling, width,
         )[None]  # fmt: skip
 
-    def lora_linear(self, layer: LoraLinear, x: torch.Tensor) -> torch.Tensor:
-        if self.lora == "off":
-            return layer.base(x)
-        y, rows, table = layer.base(x)[0], x[0], self.lora_table
-        if self.lora == "pool":
-            hidden = linear(rows, layer.a)
-            hidden = torch.where(self._owner[None, :] == table[:, None], hidden, 0)
-            return torch.addmm(y, hidden, layer.b)[None]
-        if self.lora == "rows":
-            return _lora_rows(rows, y, layer.a, layer.b, table, self._spans, self._width)[None]
-        _lora_blocks(rows, y, layer.a, layer.b, table, self._width)
-        return y[None]
+    def lora_linear(self, group: LinearGroup, x: torch.Tensor) -> torch.Tensor:
+        """The outputs of a group of layers side by side, the adapters' part included."""
+        if group.weight is None:  # 4-bit matrices cannot be joined
+            y = torch.cat([base(x) for base in group.bases], dim=-1)
+        else:
+            y = linear(x, group.weight, group.bias)
+        if self.lora_blocks is not None:
+            tokens = DECODE_BLOCK if self.attention_blocks is None else PROMPT_BLOCK
+            _add_lora(x[0], y[0], group.a, group.b, self.lora_blocks, group.parts_of, tokens)
+        return y

@@ -76,7 +76,7 @@ def open_engine(
     tokens = token_bytes(tokenizer, prepared.vocab_size)
     compiler = GrammarCompiler(tokens)
     lora = LoraSlots(prepared.linears, config.max_adapters, config.max_ranks)
-    runner = open_runner(prepared, config, compiler, lora)
+    runner = open_runner(prepared, config, compiler)
     return OpenEngine(
         engine=Engine(runner, lora, config),
         store=AdapterStore(config.host_adapter_bytes),
@@ -94,15 +94,13 @@ def open_engine(
     )
 
 
-def open_runner(
-    model: EngineModel, config: EngineConfig, compiler: GrammarCompiler, lora: LoraSlots
-) -> Runner:
+def open_runner(model: EngineModel, config: EngineConfig, compiler: GrammarCompiler) -> Runner:
     """The runner for the model's device, warmed up."""
     if model.device.type != "cuda":
         return Runner(model, config, compiler.vocabulary)
     from service.engine.gpu_runner import GpuRunner
 
-    runner = GpuRunner(model, config, compiler.vocabulary, lora)
+    runner = GpuRunner(model, config, compiler.vocabulary)
     runner.warm_up()
     return runner
 

@@ -4,8 +4,10 @@
 
 The active adapters share one pool of rank rows per layer: A is [rows, inputs], B is [rows,
 outputs], an adapter of rank r owns r rows, the same in every layer. So ranks may differ, and
-loading an adapter is copying rows. The scale is folded into B. Slot 0 owns no rows: it is the base
-model.
+loading an adapter is copying rows. The scale is folded into B. Slot 0 owns no rows: it is the base.
+
+Layers that read the same input (q, k and v; gate and up) keep their matrices in one tensor each, so
+that a GPU computes them in one product.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from torch import nn
 
 from service.engine.cpu_linear import widening_linear
 
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
 
 @dataclass
 class LoraStep:
@@ -22,29 +26,59 @@ class LoraStep:
 
     groups: list[tuple[torch.Tensor | slice, slice]] = field(default_factory=list)
     """Without kernels: packed tokens and the rank rows of their adapter."""
-    token_slots: torch.Tensor | None = None
-    """With kernels: the LoRA slot of every packed token."""
     kernels: "object | None" = None
     """How a GPU applies them (`service.engine.kernels`)."""
+
+
+class LinearGroup:
+    """Linear layers of one input, with the pools of their adapters."""
+
+    def __init__(self, bases: list[nn.Linear], rows: int, *, joined: bool) -> None:
+        first = bases[0]
+        self.sizes = [base.out_features for base in bases]
+        # A 4-bit base keeps its adapters in the precision that it computes in.
+        dtype = first.weight.dtype if first.weight.is_floating_point() else torch.bfloat16
+        kind = {"dtype": dtype, "device": first.weight.device}
+        # Zeros from the host's allocator take no memory until an adapter is written there.
+        self.a = torch.zeros((len(bases), rows, first.in_features), **kind)
+        self.b = torch.zeros((rows, sum(self.sizes)), **kind)
+        self.bases = bases
+        self.weight = self.bias = self.parts_of = None
+        if joined:
+            self._join()
+        self._input = self._parts = None
+
+    def _join(self) -> None:
+        """Put the base matrices side by side; the layers keep views of them."""
+        self.weight = torch.cat([base.weight.data for base in self.bases])
+        for base, part in zip(self.bases, self.weight.split(self.sizes), strict=True):
+            base.weight.data = part
+        if self.bases[0].bias is not None:
+            self.bias = torch.cat([base.bias.data for base in self.bases])
+
+    def part(self, index: int, x: torch.Tensor, kernels) -> torch.Tensor:
+        """The output of one layer; the first that is asked computes all of them."""
+        if index == 0 or self._input is not x:
+            self._input, self._parts = x, kernels.lora_linear(self, x).split(self.sizes, dim=-1)
+        part = self._parts[index]
+        if index == len(self.sizes) - 1:
+            self._input = self._parts = None
+        return part
 
 
 class LoraLinear(nn.Module):
     """A linear layer of the base with room for adapters."""
 
-    def __init__(self, base: nn.Linear, step: LoraStep, rows: int) -> None:
+    def __init__(self, base: nn.Linear, step: LoraStep, group: LinearGroup, index: int) -> None:
         super().__init__()
-        self.base, self.step = base, step
-        weight = base.weight
-        # A 4-bit base keeps its adapters in the precision that it computes in.
-        dtype = weight.dtype if weight.is_floating_point() else torch.bfloat16
-        kind = {"dtype": dtype, "device": weight.device}
-        # Zeros from the host's allocator take no memory until an adapter is written there.
-        self.a = torch.zeros((rows, base.in_features), **kind)
-        self.b = torch.zeros((rows, base.out_features), **kind)
+        self.base, self.step, self.group, self.index = base, step, group, index
+        self.a = group.a[index]
+        start = sum(group.sizes[:index])
+        self.b = group.b[:, start : start + base.out_features]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.step.kernels is not None:
-            return self.step.kernels.lora_linear(self, x)
+            return self.group.part(self.index, x, self.step.kernels)
         y = base_linear(self.base, x)
         for tokens, rows in self.step.groups:
             change = widening_linear(widening_linear(x[0, tokens], self.a[rows]), self.b[rows].t())
@@ -80,9 +114,27 @@ def wrap_linears(
     """Give every linear layer below `layers` room for adapters; returns them by full name."""
     found = {}
     for name, module in list(layers.named_modules()):
-        for child_name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                wrapped = LoraLinear(child, step, rows)
-                setattr(module, child_name, wrapped)
-                found[".".join(part for part in (prefix, name, child_name) if part)] = wrapped
+        linears = {n: c for n, c in module.named_children() if isinstance(c, nn.Linear)}
+        for names in _groups(linears):
+            bases = [linears[n] for n in names]
+            plain = all(type(base) is nn.Linear for base in bases)
+            group = LinearGroup(bases, rows, joined=plain and bases[0].weight.is_cuda)
+            for index, child in enumerate(names):
+                wrapped = LoraLinear(bases[index], step, group, index)
+                setattr(module, child, wrapped)
+                found[".".join(part for part in (prefix, name, child) if part)] = wrapped
     return found
+
+
+def _groups(linears: dict[str, nn.Linear]) -> list[tuple[str, ...]]:
+    """Siblings that read the same input, and every other layer alone."""
+    groups: list[tuple[str, ...]] = []
+    for names in _SIBLINGS:
+        if not all(name in linears for name in names):
+            continue
+        kinds = {(linears[n].in_features, linears[n].bias is None) for n in names}
+        # Blocks of the kernels must not span two layers.
+        if len(kinds) == 1 and all(linears[n].out_features % 128 == 0 for n in names):
+            groups.append(names)
+    grouped = {name for names in groups for name in names}
+    return groups + [(name,) for name in linears if name not in grouped]

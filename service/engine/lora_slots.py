@@ -37,11 +37,6 @@ class LoraSlots:
         self._free_numbers = list(range(slots, BASE_SLOT, -1))
         self._by_digest: dict[str, LoraSlot] = {}
         self.loads = self.evictions = 0
-        device = next(iter(linears.values())).a.device if linears else torch.device("cpu")
-        self.owner = torch.full((rows,), -1, dtype=torch.int64, device=device)
-        """The slot that owns each rank row."""
-        self.span = torch.zeros((slots + 1, 2), dtype=torch.int32, device=device)
-        """First row and number of rows of each slot."""
 
     def acquire(self, digest: str, adapter: HostAdapter) -> LoraSlot | None:
         """Hold a slot with the adapter in it, loading it if need be; None while all are held.
@@ -90,9 +85,6 @@ class LoraSlots:
             a, b = adapter.modules.get(name, (None, None))
             _fill(linear.a[rows], a)
             _fill(linear.b[rows], b)
-        self.owner[rows] = slot.number
-        span = torch.tensor([rows.start, rows.stop - rows.start], dtype=torch.int32)
-        self.span[slot.number].copy_(span)
         self.loads += 1
         return slot
 
@@ -118,7 +110,6 @@ class LoraSlots:
 
     def _evict(self, slot: LoraSlot) -> None:
         del self._by_digest[slot.digest]
-        self.owner[slot.rows] = -1
         self._free_numbers.append(slot.number)
 
 

@@ -3,153 +3,126 @@
 # ruff: noqa: N803 (compile-time constants are capitals there)
 """LoRA kernels: packed tokens times the rank rows of their own adapter, and back.
 
-`blocks` kernels serve prompts, where many tokens in a row use one adapter; `rows` kernels serve
-decoding, where every row may use another. Which adapter is read from a table: data, not code.
+Tokens of one adapter stand together, in blocks told by a table on the device: which adapter runs is
+data, not code. Layers with the same input are served at once as `parts`. Every adapter in use is
+read once a step, so the cost follows the adapters in the batch, not the slots or the highest rank.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK_TOKENS = 64
-"""Packed tokens of one adapter that a program of the block kernels takes."""
+PROMPT_BLOCK = 64
+"""Tokens of a block in prompts, where many in a row use one adapter."""
+DECODE_BLOCK = 16
+"""Tokens of a block in decoding; a matrix unit takes no fewer."""
+_RANK = 16
+_OUTPUTS = 128
 
 
 @triton.jit
-def _shrink_blocks(
-    x, a, hidden, blocks, inputs, width, ROWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr
-):
+def _shrink(
+    x, a, hidden, blocks, tokens_total, inputs, pool_rows, width, chunk,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     # A block of the table: first packed token, how many, first rank row, rank.
     block = blocks + tl.program_id(0) * 4
     token, count = tl.load(block), tl.load(block + 1)
     first, rank = tl.load(block + 2), tl.load(block + 3)
-    ranks = tl.program_id(1) * RANK + tl.arange(0, RANK)
-    if tl.program_id(1) * RANK >= rank:
+    part, split = tl.program_id(1), tl.program_id(2)
+    if count == 0:
         return
     tokens, column = token + tl.arange(0, ROWS), tl.arange(0, BLOCK)
-    present, used = tl.arange(0, ROWS) < count, ranks < rank
-    sums = tl.zeros((ROWS, RANK), tl.float32)
-    for start in range(0, inputs, BLOCK):
-        k = start + column
-        left = tl.load(
-            x + tokens[:, None].to(tl.int64) * inputs + k[None, :],
-            present[:, None] & (k < inputs)[None, :],
-            0.0,
+    present = tl.arange(0, ROWS) < count
+    end = tl.minimum((split + 1) * chunk, inputs)
+    for low in range(0, rank, RANK):
+        ranks = low + tl.arange(0, RANK)
+        used = ranks < rank
+        rows = (part * pool_rows + first + ranks).to(tl.int64)
+        sums = tl.zeros((ROWS, RANK), tl.float32)
+        for start in range(split * chunk, end, BLOCK):
+            k = start + column
+            left = tl.load(
+                x + tokens[:, None].to(tl.int64) * inputs + k[None, :],
+                present[:, None] & (k < end)[None, :],
+                0.0,
+            )
+            right = tl.load(
+                a + rows[None, :] * inputs + k[:, None], used[None, :] & (k < end)[:, None], 0.0
+            )
+            sums += tl.dot(left, right)
+        place = (split * tokens_total + tokens[:, None]).to(tl.int64) * (PARTS * width)
+        tl.store(
+            hidden + place + part * width + ranks[None, :],
+            sums,
+            present[:, None] & used[None, :],
         )
-        right = tl.load(
-            a + (first + ranks)[None, :].to(tl.int64) * inputs + k[:, None],
-            used[None, :] & (k < inputs)[:, None],
-            0.0,
-        )
-        sums += tl.dot(left, right)
-    place = tokens[:, None].to(tl.int64) * width + ranks[None, :]
-    tl.store(hidden + place, sums.to(hidden.dtype.element_ty), present[:, None] & used[None, :])
 
 
 @triton.jit
-def _expand_blocks(
-    hidden,
-    b,
-    y,
-    blocks,
-    outputs,
-    width,
-    ROWS: tl.constexpr,
-    RANK: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def _expand(
+    hidden, b, y, blocks, parts_of, tokens_total, outputs, width, splits,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     block = blocks + tl.program_id(0) * 4
     token, count = tl.load(block), tl.load(block + 1)
     first, rank = tl.load(block + 2), tl.load(block + 3)
+    if count == 0:
+        return
+    part = tl.load(parts_of + tl.program_id(1))
     tokens, n = token + tl.arange(0, ROWS), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     present, column = tl.arange(0, ROWS) < count, tl.arange(0, RANK)
     sums = tl.zeros((ROWS, BLOCK), tl.float32)
     for start in range(0, rank, RANK):
         ranks = start + column
         used = ranks < rank
-        left = tl.load(
-            hidden + tokens[:, None].to(tl.int64) * width + ranks[None, :],
-            present[:, None] & used[None, :],
-            0.0,
-        )
+        cells = present[:, None] & used[None, :]
+        left = tl.zeros((ROWS, RANK), tl.float32)
+        for split in range(splits):
+            place = (split * tokens_total + tokens[:, None]).to(tl.int64) * (PARTS * width)
+            left += tl.load(hidden + place + part * width + ranks[None, :], cells, 0.0)
         right = tl.load(
             b + (first + ranks)[:, None].to(tl.int64) * outputs + n[None, :],
             used[:, None] & (n < outputs)[None, :],
             0.0,
         )
-        sums += tl.dot(left, right)
+        sums += tl.dot(left.to(right.dtype), right)
     place = tokens[:, None].to(tl.int64) * outputs + n[None, :]
     cells = present[:, None] & (n < outputs)[None, :]
     base = tl.load(y + place, cells, 0.0)
     tl.store(y + place, (base + sums).to(y.dtype.element_ty), cells)
 
 
-@triton.jit
-def _shrink_rows(x, a, hidden, slots, spans, inputs, width, BLOCK: tl.constexpr):
-    row, index = tl.program_id(0), tl.program_id(1)
-    span = spans + tl.load(slots + row) * 2
-    first, rank = tl.load(span), tl.load(span + 1)
-    if index >= rank:
+def parts_of_blocks(sizes: list[int], device: torch.device) -> torch.Tensor | None:
+    """Which part each block of outputs belongs to; None if a block would span two."""
+    if len(sizes) > 1 and any(size % _OUTPUTS for size in sizes):
+        return None
+    numbers = [part for part, size in enumerate(sizes) for _ in range(-(-size // _OUTPUTS))]
+    return torch.tensor(numbers, dtype=torch.int32, device=device)
+
+
+def add_lora(x, y, a, b, blocks, parts_of, block_tokens: int) -> None:
+    """Add the adapters' part to `y` [tokens, outputs] in place.
+
+    Args:
+        a: [parts, pool rows, inputs].
+        b: [pool rows, outputs], the parts side by side.
+        blocks: The table; a block of no tokens is skipped.
+    """
+    if not len(blocks):
         return
-    column = tl.arange(0, BLOCK)
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, inputs, BLOCK):
-        k = start + column
-        left = tl.load(x + row * inputs + k, k < inputs, 0.0).to(tl.float32)
-        right = tl.load(a + (first + index).to(tl.int64) * inputs + k, k < inputs, 0.0)
-        sums += left * right.to(tl.float32)
-    tl.store(hidden + row * width + index, tl.sum(sums, 0).to(hidden.dtype.element_ty))
-
-
-@triton.jit
-def _expand_rows(
-    hidden, b, y, result, slots, spans, outputs, width, RANK: tl.constexpr, BLOCK: tl.constexpr
-):
-    row, n = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    span = spans + tl.load(slots + row) * 2
-    first, rank = tl.load(span), tl.load(span + 1)
-    column = tl.arange(0, RANK)
-    sums = tl.load(y + row * outputs + n, n < outputs, 0.0).to(tl.float32)
-    for start in range(0, rank, RANK):
-        ranks = start + column
-        left = tl.load(hidden + row * width + ranks, ranks < rank, 0.0).to(tl.float32)
-        right = tl.load(
-            b + (first + ranks)[:, None].to(tl.int64) * outputs + n[None, :],
-            (ranks < rank)[:, None] & (n < outputs)[None, :],
-            0.0,
-        )
-        sums += tl.sum(left[:, None] * right.to(tl.float32), 0)
-    tl.store(result + row * outputs + n, sums.to(result.dtype.element_ty), n < outputs)
-
-
-def lora_blocks(x, y, a, b, blocks, width: int) -> torch.Tensor:
-    """Add the adapters' part to `y` in place; x is [tokens, inputs], width the highest rank."""
-    hidden = torch.empty((len(x), width), dtype=x.dtype, device=x.device)
-    inputs, outputs = x.shape[1], y.shape[1]
-    rank = 16 if width <= 16 else 32
-    if len(blocks):
-        _shrink_blocks[(len(blocks), triton.cdiv(width, rank))](
-            x, a, hidden, blocks, inputs, width,
-            ROWS=BLOCK_TOKENS, RANK=rank, BLOCK=128, num_warps=4, num_stages=3,
-        )  # fmt: skip
-        _expand_blocks[(len(blocks), triton.cdiv(outputs, 128))](
-            hidden, b, y, blocks, outputs, width,
-            ROWS=BLOCK_TOKENS, RANK=rank, BLOCK=128, num_warps=4, num_stages=2,
-        )  # fmt: skip
-    return y
-
-
-def lora_rows(x, y, a, b, slots, spans, width: int) -> torch.Tensor:
-    """`y` and the part of each row's own adapter; x is [rows, inputs], width the highest rank."""
-    rows, inputs = x.shape
-    outputs = y.shape[1]
-    hidden = torch.empty((rows, width), dtype=torch.float32, device=x.device)
-    result = torch.empty_like(y)
-    _shrink_rows[(rows, width)](
-        x, a, hidden, slots, spans, inputs, width,
-        BLOCK=min(1024, triton.next_power_of_2(inputs)), num_warps=4,
+    tokens, inputs = x.shape
+    parts, pool_rows, _ = a.shape
+    width = pool_rows if pool_rows < 512 else 512
+    # Prompts fill the device with tokens alone; decoding needs the inputs split as well.
+    chunk = inputs if block_tokens == PROMPT_BLOCK else 512
+    splits = triton.cdiv(inputs, chunk)
+    hidden = torch.empty((splits, tokens, parts * width), dtype=torch.float32, device=x.device)
+    _shrink[(len(blocks), parts, splits)](
+        x, a, hidden, blocks, tokens, inputs, pool_rows, width, chunk,
+        PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=128, num_warps=4, num_stages=3,
     )  # fmt: skip
-    _expand_rows[(rows, triton.cdiv(outputs, 256))](
-        hidden, b, y, result, slots, spans, outputs, width, RANK=16, BLOCK=256, num_warps=4,
+    _expand[(len(blocks), len(parts_of))](
+        hidden, b, y, blocks, parts_of, tokens, b.shape[1], width, splits,
+        PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=_OUTPUTS, num_warps=4, num_stages=2,
     )  # fmt: skip
-    return result
