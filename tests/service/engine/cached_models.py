@@ -6,7 +6,7 @@ from model_registry.bases.cache import default_cache_dir
 
 
 def cached_models() -> list[Path]:
-    """Their directories, the smaller ones first."""
-    folder = default_cache_dir() / "models"
-    found = [path.parent for path in folder.glob("*/tokenizer.json")]
-    return sorted(found, key=lambda path: (path.parent / "model.safetensors").name + path.name)
+    """Their directories, one of each tokenizer."""
+    found = (default_cache_dir() / "models").glob("*/tokenizer.json")
+    by_tokenizer = {path.read_bytes(): path.parent for path in sorted(found)}
+    return list(by_tokenizer.values())

@@ -26,7 +26,21 @@ from service.engine.token_table import (
 from tests.service.engine.cached_models import cached_models
 
 CHAT = prompt_format("chat/1")
-PIECES = ["a ", " a", "aa", " é", "é a", "\nA. ", "a\n", "a\nA. ", "\nA. é", ". ", "  ", "\nK: Y", "é"]
+PIECES = [
+    "a ",
+    " a",
+    "aa",
+    " é",
+    "é a",
+    "\nA. ",
+    "a\n",
+    "a\nA. ",
+    "\nA. é",
+    ". ",
+    "  ",
+    "\nK: Y",
+    "é",
+]
 PIECES += ["Q: ", "Q: a", ": ", "a\nA. a ", "aé\nK: X"]
 SMALL = CompletionGrammar(
     "en",
@@ -44,19 +58,22 @@ SMALL = CompletionGrammar(
 class Follower:
     """Walks sequences through a grammar on the device, as a decode step does."""
 
-    def __init__(self, tokens: list[bytes | None], grammar: CompletionGrammar, letters: frozenset[str]):
+    def __init__(
+        self, tokens: list[bytes | None], grammar: CompletionGrammar, letters: frozenset[str]
+    ):
         self.tokens = tokens
         vocabulary = Vocabulary(tokens)
+        self.has_newline = vocabulary.has_newline
         table = build_token_table(build_byte_automaton(grammar, letters), vocabulary)
         self.device = DeviceGrammar(vocabulary, len(table.next_state) + 2, torch.device("cpu"))
         self.loaded: LoadedGrammar = self.device.acquire((grammar, letters), table)
         self.start = (self.loaded.offset + table.automaton.start, 0)
 
-    def allowed(self, places: list[tuple[int, int]]) -> list[list[int]]:
+    def allowed(self, places: list[tuple[int, int]]) -> list[np.ndarray]:
         """The tokens that may follow each pair of state and count."""
         states, counts = torch.tensor(places).unbind(1)
         masked = self.device.mask(torch.zeros(len(places), len(self.tokens)), states, counts)
-        return [torch.nonzero(row == 0)[:, 0].tolist() for row in masked]
+        return [np.flatnonzero(row == 0) for row in masked.numpy()]
 
     def after(self, places: list[tuple[int, int]], tokens: list[int]) -> list[tuple[int, int]]:
         """The pairs after one token each."""
@@ -78,7 +95,7 @@ class Follower:
 
 
 def small_vocabulary() -> list[bytes | None]:
-    single = sorted({byte for byte in "".join([*PIECES, "Q: aé\nA. K: XY"]).encode()})
+    single = sorted(set("".join([*PIECES, "Q: aé\nA. K: XY"]).encode()))
     return [None, *(bytes([byte]) for byte in single), *(piece.encode() for piece in PIECES), b""]
 
 
@@ -94,7 +111,9 @@ def accepted_texts() -> set[str]:
     return texts
 
 
-def test_every_text_that_tokens_can_spell_is_accepted_and_every_accepted_text_can_be_spelt() -> None:
+def test_every_text_that_tokens_can_spell_is_accepted_and_every_accepted_text_can_be_spelt() -> (
+    None
+):
     follower = Follower(small_vocabulary(), SMALL, frozenset("aé "))
     frontier = {(follower.start, b"")}
     seen, spelt = set(frontier), set()
@@ -104,11 +123,11 @@ def test_every_text_that_tokens_can_spell_is_accepted_and_every_accepted_text_ca
         for (place, text), allowed in zip(
             items, follower.allowed([place for place, _ in items]), strict=True
         ):
-            assert allowed or follower.is_complete(place), f"stuck after {text!r}"
+            assert len(allowed) or follower.is_complete(place), f"stuck after {text!r}"
             if follower.is_complete(place):
                 spelt.add(text.decode())
                 continue
-            moved = follower.after([place] * len(allowed), allowed)
+            moved = follower.after([place] * len(allowed), allowed.tolist())
             for token, next_place in zip(allowed, moved, strict=True):
                 item = (next_place, text + (follower.tokens[token] or b""))
                 if item not in seen:
@@ -165,9 +184,9 @@ def drawn_text(follower: Follower, rng: np.random.Generator, eagerness: float) -
     place, spelling = follower.start, b""
     while not follower.is_complete(place):
         allowed = follower.allowed([place])[0]
-        assert allowed, f"stuck after {spelling!r}"
-        ends = [t for t in allowed if b"\n" in (follower.tokens[t] or b"")]
-        token = int(rng.choice(ends if ends and rng.random() < eagerness else allowed))
+        assert len(allowed), f"stuck after {spelling!r}"
+        ends = allowed[follower.has_newline[allowed]]
+        token = int(rng.choice(ends if len(ends) and rng.random() < eagerness else allowed))
         place = follower.after([place], [token])[0]
         spelling += follower.tokens[token] or b""
     return spelling.decode()
@@ -204,20 +223,22 @@ def fuzz(directory: Path, language: Language, rounds: int) -> None:
         written = b"".join(tokens[i] or b"" for i in ids).decode()
         assert follower.admits(ids) == grammar.accepts(written), text
     for round_ in range(rounds):
-        text = drawn_text(follower, rng, eagerness=(0.0, 0.05, 0.4)[round_ % 3])
+        text = drawn_text(follower, rng, eagerness=(0.0, 0.4, 0.1)[round_ % 3])
         assert grammar.accepts(text), text
         assert reads(text, language), text
 
 
 @pytest.mark.parametrize("language", ["vi", "en"])
-def test_a_byte_level_tokenizer_spells_what_the_parser_reads(tiny: Path, language: Language) -> None:
-    fuzz(tiny, language, rounds=12)
+def test_a_byte_level_tokenizer_spells_what_the_parser_reads(
+    tiny: Path, language: Language
+) -> None:
+    fuzz(tiny, language, rounds=6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("directory", cached_models(), ids=lambda path: path.name)
 def test_real_tokenizers_spell_what_the_parser_reads(directory: Path) -> None:
-    fuzz(directory, "vi", rounds=6)
+    fuzz(directory, "vi", rounds=3)
 
 
 @pytest.mark.parametrize(("changed", "is_admitted"), [
