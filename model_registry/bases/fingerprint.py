@@ -19,6 +19,8 @@ from model_registry.bases.files import chat_template, read_json, weight_files
 from model_registry.fingerprint import BaseFingerprint
 
 _CHUNK = 1 << 22
+_Tensor = tuple[Path, str, str, list[int], tuple[int, int]]
+"""File, name, dtype, shape, and span (offset, size) in the file."""
 
 
 class _Record(BaseModel):
@@ -52,7 +54,7 @@ def compute_fingerprint(directory: Path) -> BaseFingerprint:
     tensors = [entry for file in weight_files(directory) for entry in _tensors(file)]
     tensors.sort(key=lambda entry: entry[1])
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the interpreter
-        digests = list(pool.map(lambda entry: _span_sha256(entry[0], *entry[4]), tensors))
+        digests = list(pool.map(_span_sha256, tensors))
     return BaseFingerprint(
         arch=_sha256_json([model_type, [[name, shape] for _, name, _, shape, _ in tensors]]),
         weights=_sha256_json(
@@ -65,8 +67,8 @@ def compute_fingerprint(directory: Path) -> BaseFingerprint:
     )
 
 
-def _tensors(file: Path) -> list[tuple[Path, str, str, list[int], tuple[int, int]]]:
-    """File, name, dtype, shape and span (offset, size) of each tensor, from the header."""
+def _tensors(file: Path) -> list[_Tensor]:
+    """What the header of the file says."""
     with file.open("rb") as stream:
         prefix = stream.read(8)
         if len(prefix) < 8:
@@ -98,7 +100,8 @@ def _tensors(file: Path) -> list[tuple[Path, str, str, list[int], tuple[int, int
     return found
 
 
-def _span_sha256(file: Path, offset: int, size: int) -> str:
+def _span_sha256(tensor: _Tensor) -> str:
+    file, *_, (offset, size) = tensor
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         stream.seek(offset)

@@ -1,4 +1,5 @@
-# pyright: basic, strict is of no use here: gguf and transformers have partial types
+# pyright: basic
+# gguf and transformers have partial types, which strict mode refuses.
 """Read a GGUF file once, quickly, and let transformers share the reading.
 
 The stock reader takes a numpy memmap apart a token of the vocabulary at a time, which is slow, and

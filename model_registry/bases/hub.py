@@ -16,7 +16,7 @@ def fetch_from_hub(source: BaseModelSource) -> Path:
         DownloadError: There is no such model or revision, it is gated, or the Hub is out of reach.
     """
     from httpx import HTTPError
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

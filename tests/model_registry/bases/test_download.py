@@ -137,10 +137,14 @@ def test_a_cache_below_a_file_is_a_clear_error(publish: Publish, tmp_path: Path)
         fetch(publish(CONTENT, 1), tmp_path / "file" / "cache")
 
 
+def _nothing(_: str) -> None:
+    """No module is found."""
+
+
 def test_no_installer_at_all_names_the_remedy(
     publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", _nothing)
     monkeypatch.setattr(wheels, "_find_uv", lambda: None)
     with pytest.raises(InstallerMissingError, match="ensurepip"):
         fetch(publish(CONTENT, 1), tmp_path)
@@ -152,7 +156,7 @@ def test_uv_serves_as_well_as_pip(
     uv = wheels._find_uv()  # pyright: ignore[reportPrivateUsage]
     if uv is None:
         pytest.skip("uv is not here")
-    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", _nothing)
     assert fetch(publish(CONTENT, 2), tmp_path) == CONTENT
 
 

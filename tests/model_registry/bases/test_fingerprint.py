@@ -1,3 +1,5 @@
+# pyright: basic
+# safetensors has partial types, which strict mode refuses.
 """The fingerprint follows the content of a model, and is not computed twice."""
 
 import json

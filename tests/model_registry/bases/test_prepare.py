@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_registry.bases import prepare
-from model_registry.bases.catalog import EmbeddedModel
+from model_registry.bases.catalog import EMBEDDED_MODELS, EmbeddedModel
 from model_registry.bases.errors import (
     CacheFullError,
     ConversionError,
@@ -73,7 +72,7 @@ def test_a_half_done_conversion_is_never_used(
     publish: Callable[..., EmbeddedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = publish(b"no gguf at all", 1)
-    monkeypatch.setattr(prepare, "embedded_model", lambda _: model)
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", model)
     with pytest.raises(ConversionError):
         prepare_base("embedded:toy", tmp_path, progress=False)
     target = embedded_path(model, tmp_path)
@@ -89,7 +88,7 @@ def test_no_room_for_the_conversion_is_refused_before_it(
     publish: Callable[..., EmbeddedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = replace(publish(b"x", 1), converted_size=10**15)
-    monkeypatch.setattr(prepare, "embedded_model", lambda _: model)
+    monkeypatch.setitem(EMBEDDED_MODELS, "toy", model)
     with pytest.raises(CacheFullError):
         prepare_base("embedded:toy", tmp_path, progress=False)
 
