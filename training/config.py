@@ -4,7 +4,7 @@ Names of TRL, PEFT and transformers are kept where they have one.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import (
@@ -197,7 +197,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainingConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), None, "", f"cannot be read: {error}") from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root: Any = cast(Any, yaml).compose(text, Loader=yaml.SafeLoader)
         values: Any = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
@@ -263,9 +263,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError("--set", None, override, "expected section.field=value")
     *sections, field = name.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
+        inner: Any = values.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise ConfigError("--set", None, name, f"{section} is not a section")
+        values = cast("dict[str, Any]", inner)
     try:
         values[field] = yaml.safe_load(text)
     except yaml.YAMLError as error:

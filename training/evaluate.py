@@ -55,7 +55,7 @@ def load_passages(config: EvaluationConfig, otherwise: Sequence[Passage] = ()) -
     if config.contexts is None:
         passages = list(otherwise)
     else:
-        passages = []
+        passages = list[Passage]()
         for row in read_rows(config.contexts):
             if "context" not in row.values:
                 raise DataError(

@@ -95,7 +95,7 @@ def to_example(row: RawRow, columns: Mapping[str, str], language: Language | Non
         raise RejectedRowError("no_context", "the passage is empty")
     options: dict[Letter, str] = {letter: texts[f"answer_{letter.lower()}"] for letter in LETTERS}
     key = texts["correct_answer"].upper().removesuffix(".")
-    letter = next((letter for letter in LETTERS if letter == key), None)
+    letter: Letter | None = next((letter for letter in LETTERS if letter == key), None)
     if letter is None:
         raise RejectedRowError("key_out_of_range", f"the key is {texts['correct_answer']!r}")
     try:

@@ -88,7 +88,8 @@ def build_trainer(
 ) -> Any:
     """TRL's trainer with fp32 trained weights and an own learning rate for embeddings."""
     import transformers
-    import trl
+    import trl.trainer.sft_config
+    import trl.trainer.sft_trainer
 
     from training.progress import StopOnBrokenLoss
 
@@ -97,7 +98,7 @@ def build_trainer(
         peft_config = lora_config(config.method, base.model, is_tied(base.model))
     arguments = sft_arguments(config, base, evaluate=bool(validation))
 
-    class Trainer(trl.SFTTrainer):
+    class Trainer(trl.trainer.sft_trainer.SFTTrainer):
         """SFTTrainer whose `modules_to_save` learn at their own rate."""
 
         def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +120,8 @@ def build_trainer(
     )
     # TRL leaves adapters of a 4-bit base, and full copies of modules, in 16 bits, where most small
     # steps are rounded away.
-    for parameter in trainer.model.parameters():
+    model: Any = trainer.model
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if peft_config is not None and config.fit.fused_lora:
@@ -131,14 +133,15 @@ def build_trainer(
 
 def sft_arguments(config: TrainingConfig, base: Base, *, evaluate: bool) -> Any:
     """Our configuration in TRL's names."""
-    import trl
+    import trl.trainer.sft_config
+    import trl.trainer.sft_trainer
 
     run = config.fit
     on_cuda = base.model.device.type == "cuda"
     computes_in = "bf16" if base.precision == "nf4" and on_cuda else base.precision
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(config.run_dir / "tensorboard")
     steps = run.eval_steps if run.eval_steps < 1 else int(run.eval_steps)
-    return trl.SFTConfig(
+    return trl.trainer.sft_config.SFTConfig(
         output_dir=str(config.run_dir / "checkpoints"),
         learning_rate=run.learning_rate,
         num_train_epochs=run.num_train_epochs,

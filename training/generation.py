@@ -147,8 +147,9 @@ def _grammar(
     except ImportError as error:
         raise ModelSetupError("Constrained evaluation needs the package xgrammar") from error
     vocabulary = model.get_input_embeddings().weight.shape[0]
+    tokenizer: Any = renderer.tokenizer
     info = xgrammar.TokenizerInfo.from_huggingface(
-        renderer.tokenizer, vocab_size=vocabulary, stop_token_ids=list(end_ids(renderer))
+        tokenizer, vocab_size=vocabulary, stop_token_ids=list(end_ids(renderer))
     )
     compiler = xgrammar.GrammarCompiler(info)
     compiled = []

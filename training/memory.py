@@ -8,7 +8,7 @@ sum was within 5 % of the measured peak in the configurations of docs/training.m
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from training.config import TrainingConfig
 from training.errors import ConfigError
@@ -255,7 +255,8 @@ def _this_gpu() -> float | None:
 
     if not torch.cuda.is_available():
         return None
-    return float(torch.cuda.get_device_properties(0).total_memory)
+    properties: Any = cast(Any, torch.cuda).get_device_properties(0)
+    return float(properties.total_memory)
 
 
 def _measure(config: TrainingConfig) -> tuple[Shape, int]:
@@ -268,9 +269,8 @@ def _measure(config: TrainingConfig) -> tuple[Shape, int]:
 
     path = prepare(config.base).path
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.from_pretrained(path)
-        )
+        loader: Any = transformers
+        model = loader.AutoModelForCausalLM.from_config(loader.AutoConfig.from_pretrained(path))
     model.tie_weights()
     if config.fit.packing or config.objective == "text":
         return shape_of(model), config.data.max_length

@@ -73,7 +73,7 @@ class JudgedItem:
     copied_words: int = 0
     with_context: dict[Letter, float] | None = None
     without_context: dict[Letter, float] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def reader_right(self) -> bool:
@@ -129,8 +129,10 @@ def judge(
     if not stopped:
         item.malformed = "never_stops"
         return item
+    evidence = find_evidence(context, question)
+    question = question.model_copy(update={"evidence": evidence})
     item.question = question
-    item.has_evidence = find_evidence(context, question) is not None
+    item.has_evidence = evidence is not None
     item.flaws = tuple(c.name for c in run_checks(question, context, language) if not c.passed)
     item.language_ok = _in_language(question, language, context)
     item.copied_words = longest_copy(question.question, context)

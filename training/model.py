@@ -48,11 +48,11 @@ def load_base(config: TrainingConfig, *, device: str | None = None) -> Base:
         arguments["quantization_config"] = nf4_config(dtype)
         arguments["device_map"] = {"": device}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(prepared.path, **arguments)
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(prepared.path), **arguments)
     except (ValueError, OSError, ImportError) as error:
         raise ModelSetupError(f"{config.base}: transformers cannot load it: {error}") from error
     if not quantized and device != "cpu":
-        model = model.to(device)
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
     model.config.use_cache = False
     return Base(
         model=model,
@@ -74,7 +74,7 @@ def prepare(source: str) -> Any:
         architecture = source.removeprefix("tiny:")
         directory = default_cache_dir() / "tiny" / architecture
         if not (directory / "config.json").exists():
-            write_tiny_model(directory, architecture=architecture)
+            write_tiny_model(directory, architecture=architecture)  # pyright: ignore[reportArgumentType]
         source = str(directory)
     return prepare_base(source)
 
@@ -165,7 +165,7 @@ def lora_config(method: MethodConfig, model: Any, tied: bool) -> Any:
         use_dora=method.use_dora,
         lora_dropout=method.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        init_lora_weights=method.init_lora_weights,
+        init_lora_weights=method.init_lora_weights,  # pyright: ignore[reportArgumentType]
         bias="none",
         task_type="CAUSAL_LM",
         **arguments,

@@ -136,6 +136,6 @@ def plots(evaluations: Sequence[Evaluation]) -> list[tuple[str, str]]:
     right.set_xticks([i + 0.4 - width / 2 for i in range(len(LETTERS))], list(LETTERS))
     right.legend()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
+    figure.savefig(buffer, format="svg")  # pyright: ignore[reportUnknownMemberType]
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return [("Reader and key positions", f"data:image/svg+xml;base64,{encoded}")]

@@ -156,7 +156,7 @@ def make_rows(
 def balance_keys(examples: Sequence[Example], rng: random.Random) -> list[Example]:
     """The same questions with options shuffled, so that the key stands at each letter equally."""
     count = len(examples)
-    targets = [LETTERS[i % len(LETTERS)] for i in range(count)]
+    targets: list[Letter] = [LETTERS[i % len(LETTERS)] for i in range(count)]
     rng.shuffle(targets)
     pairs = zip(examples, targets, strict=True)
     return [replace(e, question=_with_key_at(e.question, to, rng)) for e, to in pairs]
@@ -166,7 +166,9 @@ def _with_key_at(question: Question, target: Letter, rng: random.Random) -> Ques
     distractors = list(question.distractors)
     rng.shuffle(distractors)
     rest = iter(distractors)
-    options = {letter: question.key_text if letter == target else next(rest) for letter in LETTERS}
+    options: dict[Letter, str] = {
+        letter: question.key_text if letter == target else next(rest) for letter in LETTERS
+    }
     return Question(question=question.question, options=options, key=target)
 
 

@@ -1,3 +1,5 @@
+# pyright: basic
+# pyarrow and datasets have no types for strict checking.
 """Rows out of files and Hub data sets, each with its number. Knows nothing of questions."""
 
 import csv

@@ -1,7 +1,7 @@
 """What the data of a run is, for people: `python -m training data CONFIG`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from training.config import TrainingConfig
 from training.examples import Example
@@ -60,8 +60,8 @@ def _lengths(name: str, values: Sequence[int]) -> str:
     return f"| {name} | {ordered[0]} | {middle} | {high} | {ordered[-1]} |"
 
 
-def _counts(values: object) -> str:
-    counts = Counter(values)  # type: ignore[call-overload]
+def _counts(values: Iterable[str]) -> str:
+    counts = Counter(values)
     return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
