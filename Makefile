@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 REGISTRY := var/registry
-GROUPS := service training dev
+# Served unless a request names another; the bare base model while none is bundled.
+DEFAULT_ADAPTER := $(if $(wildcard adapters/mcq-vi),MCQ_DEFAULT_ADAPTER=$${MCQ_DEFAULT_ADAPTER-mcq-vi})
 
 .DEFAULT_GOAL := help
 
@@ -17,11 +18,11 @@ demo: $(VENV)/.service ## one real answer: model, adapter, service and a sample 
 	@$(BIN)/python -m service.demo
 
 serve: $(VENV)/.service registry ## the service with the teacher's page on http://127.0.0.1:8000
-	@MCQ_LOG_FORMAT=text MCQ_REGISTRY=$(REGISTRY) MCQ_DEFAULT_ADAPTER=$${MCQ_DEFAULT_ADAPTER-mcq-vi} \
+	@MCQ_LOG_FORMAT=text MCQ_REGISTRY=$(REGISTRY) $(DEFAULT_ADAPTER) \
 	  $(BIN)/python -m service
 
 registry: $(VENV)/.service ## put the bundled adapters into the local registry
-	@for adapter in adapters/*/; do \
+	@for adapter in $(wildcard adapters/*/); do \
 	  $(BIN)/python -m model_registry --registry $(REGISTRY) import $$adapter >/dev/null || exit 1; done
 
 test: $(VENV)/.dev ## every test that needs no GPU

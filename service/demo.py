@@ -71,6 +71,8 @@ def import_adapter() -> str:
     """Put the bundled adapter into the local registry; does nothing if it is there."""
     from model_registry import ModelRegistry
 
+    if not ADAPTER.is_dir():
+        return "none is bundled: the bare base model answers"
     with ModelRegistry.open(REGISTRY) as registry:
         version = registry.import_directory(ADAPTER)
         return f"{version.name}/{version.number} {version.digest[:19]}… in {REGISTRY}"
@@ -87,9 +89,10 @@ class running_service:  # noqa: N801 read as a verb
             "MCQ_BASE_MODEL": BASE_MODEL,
             "MCQ_PORT": str(port),
             "MCQ_REGISTRY": str(REGISTRY),
-            "MCQ_DEFAULT_ADAPTER": ADAPTER.name,
             "MCQ_LOG_FORMAT": "text",
         }
+        if ADAPTER.is_dir():
+            self._environment["MCQ_DEFAULT_ADAPTER"] = ADAPTER.name
 
     def __enter__(self) -> str:
         self._log.parent.mkdir(exist_ok=True)
