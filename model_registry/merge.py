@@ -10,6 +10,7 @@ forward pass, only one tensor is in memory at a time, and nothing is ever rounde
 
 import importlib.metadata
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -152,8 +153,9 @@ class _Change:
         self._weight = 0.0
 
     def add(self, delta: "torch.Tensor", weight: "torch.Tensor") -> None:
-        self._delta += float(delta.square().sum())
-        self._weight += float(weight.square().sum())
+        # A dot product with itself: no squared copy of a matrix of millions.
+        self._delta += float(delta.view(-1).dot(delta.view(-1)))
+        self._weight += float(weight.reshape(-1).dot(weight.reshape(-1)))
 
     def relative(self) -> float:
         return (self._delta / self._weight) ** 0.5 if self._weight else 0.0
@@ -238,33 +240,29 @@ def _merged(
             a, b, scale = pair
             delta = (b[start:end] @ a).mul_(scale)
             change.add(delta, part)
-            part = part + delta
+            part = delta.add_(part)
         yield part
 
 
 def nf4_round_trip(
     base_directory: Path, quantization: Mapping[str, Any] | None
 ) -> "Callable[[str, torch.Tensor], torch.Tensor]":
-    """What a parameter looks like through an NF4 load: bitsandbytes' own two functions."""
+    """What a parameter looks like through an NF4 load: a function of its name and values."""
     import torch
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    from model_registry.nf4 import Nf4RoundTrip
 
     record = dict(quantization or {})
     kind = record.get("bnb_4bit_quant_type", "nf4")
-    nested = bool(record.get("bnb_4bit_use_double_quant", True))
     seen = str(record.get("bnb_4bit_compute_dtype", "bfloat16")).removeprefix("torch.")
     dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if kind != "nf4" or seen not in dtypes:
         raise MergeError("bad_record", f"quantisation {kind} with {seen} is not known")
+    turn = Nf4RoundTrip(dtypes[seen], nested=bool(record.get("bnb_4bit_use_double_quant", True)))
     linear = quantized_modules(base_directory)
 
     def load(name: str, weight: "torch.Tensor") -> "torch.Tensor":
-        if name.removesuffix(".weight") not in linear:
-            return weight
-        packed, state = quantize_4bit(
-            weight.to(dtypes[seen]).contiguous(), quant_type="nf4", compress_statistics=nested
-        )
-        return dequantize_4bit(packed, state)
+        return turn(weight) if name.removesuffix(".weight") in linear else weight
 
     return load
 
@@ -315,8 +313,9 @@ def _read(source: _Source, rows: tuple[int, int] | None = None) -> "torch.Tensor
 def _rounded(values: "torch.Tensor", dtype: "torch.dtype", name: str) -> "torch.Tensor":
     import torch
 
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    if largest != largest:
+    low, high = values.aminmax() if values.numel() else (values.new_zeros(()),) * 2
+    largest = max(-float(low), float(high))
+    if not math.isfinite(float(low)) or not math.isfinite(float(high)):
         raise MergeError("not_finite", f"{name} is not finite")
     if dtype == torch.float16 and largest > _FP16_MAX:
         raise MergeError("fp16_range", f"{name} reaches {largest:.0f}, too much for fp16; use bf16")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from bitsandbytes.backends.default.ops import _get_4bit_quantize_bounds
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from model_registry import ModelRegistry
@@ -16,6 +18,7 @@ from model_registry.bases import fingerprint_of
 from model_registry.bases.tiny import write_tiny_model
 from model_registry.errors import BaseMismatchError, MergeError, VariantNotFoundError
 from model_registry.merge import merge_adapter, quantized_modules, require_unpacked
+from model_registry.nf4 import Nf4RoundTrip
 
 # PEFT asks transformers for an attribute that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -106,6 +109,29 @@ def test_a_merge_onto_dequantized_weights_is_the_adapter_on_nf4(base: Path, tmp_
     other = _divergence(_logits(_load(tmp_path / "original")), expected)
     assert exact < 1e-4
     assert other > 0.001
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_table_is_bitsandbytes_bit_for_bit(dtype: torch.dtype, nested: bool) -> None:
+    torch.manual_seed(0)
+    bounds, _ = _get_4bit_quantize_bounds("nf4", torch.device("cpu"))
+    # Values at the boundaries and one step beside them, in blocks whose largest value is 1.
+    edges = torch.cat([torch.nextafter(bounds, bounds - side) for side in (-1, 0, 1)] + [bounds])
+    edges = torch.nn.functional.pad(edges, (0, 63 - len(edges) % 64), value=0.3)
+    edges = torch.cat([torch.ones(1), edges])
+    matrices = [
+        torch.randn(512, 640) * 0.02,
+        torch.randn(3, 64) * torch.tensor([[1e-30], [1.0], [1e4]]),
+        torch.zeros(2, 64),
+        edges.view(-1, 64),
+        torch.randn(5, 13),
+    ]
+    for matrix in matrices:
+        weight = matrix.to(dtype).clamp(-6e4, 6e4)
+        packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=nested)
+        expected = dequantize_4bit(packed, state)
+        assert torch.equal(Nf4RoundTrip(dtype, nested=nested)(weight), expected)
 
 
 def test_a_model_repacked_by_a_forward_pass_is_refused(base: Path) -> None:
