@@ -9,11 +9,14 @@ boundary crosses are looked up as bitsandbytes does. In chunks that fit the cach
 takes the time.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+_T = TypeVar("_T")
 _BLOCK = 64
 _CHUNK = 2**18
 _CELLS = 2**16
@@ -30,6 +33,7 @@ class Nf4RoundTrip:
     def __init__(self, dtype: "torch.dtype", *, nested: bool) -> None:
         self._dtype = dtype
         self._nested = nested
+        self._pool: ThreadPoolExecutor | None = None
         self._tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, weight: "torch.Tensor") -> "torch.Tensor":
@@ -50,13 +54,13 @@ class Nf4RoundTrip:
 
         table, bounds, levels = self._tables or self._make_tables()
         flat = weight.view(-1)
-        absmax = torch.cat(
-            [part.view(-1, _BLOCK).abs().amax(-1) for part in flat.split(_CHUNK)]
-        ).float()
+        starts = range(0, len(flat), _CHUNK)
+        absmax = torch.cat(list(self._map(lambda i: _largest(flat[i : i + _CHUNK]), starts)))
         factors = 1.0 / absmax.clamp(min=1e-38)
         scales = self._stored_scales(absmax)
         result = torch.empty_like(flat)
-        for start in range(0, len(flat), _CHUNK):
+
+        def turn(start: int) -> None:
             part = flat[start : start + _CHUNK].float().view(-1, _BLOCK)
             blocks = slice(start // _BLOCK, start // _BLOCK + len(part))
             scaled = part.mul_(factors[blocks, None]).clamp_(-1, 1).view(-1)
@@ -67,7 +71,24 @@ class Nf4RoundTrip:
                 values[crossed] = levels[torch.bucketize(scaled[crossed], bounds)]
             values = values.view(-1, _BLOCK).mul_(scales[blocks, None])
             result[start : start + _CHUNK] = values.view(-1).to(self._dtype)
+
+        threads = torch.get_num_threads()
+        list(self._map(turn, starts))
+        # The workers' setting is theirs alone but for the library of matrix products.
+        torch.set_num_threads(threads)
         return result.view_as(weight)
+
+    def _map(self, function: "Callable[[int], _T]", items: range) -> "Iterator[_T]":
+        """Chunks side by side, each on one thread: small operations on several only wait for
+        each other, most of all where the machine has other work."""
+        import torch
+
+        if self._pool is None:
+            threads = torch.get_num_threads()
+            self._pool = ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)
+            )
+        return self._pool.map(function, items)
 
     def _stored_scales(self, absmax: "torch.Tensor") -> "torch.Tensor":
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
@@ -92,3 +113,8 @@ class Nf4RoundTrip:
             table[max(0, cell - 1) : cell + 2] = float("nan")
         self._tables = table, bounds, levels
         return self._tables
+
+
+def _largest(part: "torch.Tensor") -> "torch.Tensor":
+    """The largest magnitude of every block."""
+    return part.view(-1, _BLOCK).abs().amax(-1).float()
