@@ -57,6 +57,7 @@ def run_card(
         | {"python": platform.python_version()},
         "hardware": hardware(),
         "processes": int(__import__("os").environ.get("WORLD_SIZE", "1")),
+        "skipped_steps": fitted.summary.get("skipped_steps", []),
         "seconds": round(seconds, 1),
         "peak_memory_gib": round(peak_memory_gib(), 2),
         "curve": [{k: _short(h[k]) for k in keep if k in h} for h in losses],

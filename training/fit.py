@@ -75,7 +75,7 @@ def fit(
         model=trainer.model,
         directory=directory,
         history=list(trainer.state.log_history),
-        summary=dict(output.metrics),
+        summary={**output.metrics, "skipped_steps": skipped_steps(trainer)},
     )
 
 
@@ -91,7 +91,7 @@ def build_trainer(
     import trl.trainer.sft_config
     import trl.trainer.sft_trainer
 
-    from training.progress import StopOnBrokenLoss
+    from training.progress import SkipBrokenSteps
 
     peft_config = None
     if config.method.kind == "lora":
@@ -116,7 +116,7 @@ def build_trainer(
         eval_dataset=to_dataset(validation) if validation else None,
         processing_class=base.tokenizer,
         peft_config=peft_config,
-        callbacks=[StopOnBrokenLoss(), *callbacks],
+        callbacks=[SkipBrokenSteps(), *callbacks],
     )
     # TRL leaves adapters of a 4-bit base, and full copies of modules, in 16 bits, where most small
     # steps are rounded away.
@@ -271,6 +271,14 @@ def save_adapter(model: Any, directory: Path, store_as: str, initial: Path | Non
     (aside / "README.md").unlink(missing_ok=True)  # a template that says nothing of this run
     shutil.rmtree(directory, ignore_errors=True)
     aside.rename(directory)
+
+
+def skipped_steps(trainer: Any) -> list[int]:
+    """Steps that were left out because their gradient was not finite."""
+    from training.progress import SkipBrokenSteps
+
+    callbacks = trainer.callback_handler.callbacks
+    return next((c.skipped for c in callbacks if isinstance(c, SkipBrokenSteps)), [])
 
 
 def last_checkpoint(run_dir: Path) -> Path | None:

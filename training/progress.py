@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,53 @@ import transformers
 from training.errors import RunFailedError
 
 
-class StopOnBrokenLoss(transformers.TrainerCallback):
-    """Ends a run whose numbers have left the finite ones; weights after that are worthless."""
+class SkipBrokenSteps(transformers.TrainerCallback):
+    """Leaves out single steps whose gradient is not finite, and ends a run that has many of them.
+
+    One bad batch in low precision must not cost a run; weights that have taken one such step are
+    worthless, so it is dropped before the optimizer sees it.
+    """
+
+    in_a_row_allowed = 3
+
+    def __init__(self) -> None:
+        self.skipped: list[int] = []
+        self.in_a_row = 0
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Drop the gradients if any of them is not finite."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients or is_finite(gradients):
+            self.in_a_row = 0
+            return
+        step = state.global_step + 1
+        self.skipped.append(step)
+        self.in_a_row += 1
+        if self.in_a_row > self.in_a_row_allowed:
+            raise RunFailedError(
+                f"The gradient was not finite in {self.in_a_row} steps up to {step}: lower "
+                "learning_rate, or use bf16 instead of fp16; the last checkpoint stays usable"
+            )
+        model.zero_grad(set_to_none=True)  # an optimizer leaves weights without gradients alone
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Look at every logged loss and gradient norm."""
-        for name in ("loss", "grad_norm"):
-            value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(float(value)):
-                raise RunFailedError(
-                    f"{name} is {value} at step {state.global_step}: lower learning_rate, or use "
-                    "bf16 instead of fp16; the last checkpoint stays usable"
-                )
+        """A loss that is not finite comes from weights that are not."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)) and not self.skipped:
+            raise RunFailedError(
+                f"The loss is {loss} at step {state.global_step}: lower learning_rate, or use "
+                "bf16 instead of fp16; the last checkpoint stays usable"
+            )
+
+
+def is_finite(tensors: Sequence[Any]) -> bool:
+    """Whether no number in any of the tensors is infinite or none; one wait for the device."""
+    import torch
+
+    norms = torch._foreach_norm(list(tensors))
+    return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
 
 
 class SaveOnSignal(transformers.TrainerCallback):

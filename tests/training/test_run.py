@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 import yaml
 
 from model_registry import ModelRegistry
@@ -111,8 +112,6 @@ def test_a_run_killed_half_way_resumes_on_the_same_curve(make_config: Make, tmp_
     class KilledError(Exception):
         pass
 
-    import transformers
-
     class KillAt(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 5:
@@ -130,6 +129,40 @@ def test_a_run_killed_half_way_resumes_on_the_same_curve(make_config: Make, tmp_
     for entry in whole.card["curve"]:
         if "loss" in entry and entry["step"] > 4:
             assert losses[entry["step"]] == pytest.approx(entry["loss"], rel=1e-5)
+
+
+class BreakGradients(transformers.TrainerCallback):
+    """Puts a NaN into one weight's gradient at the end of chosen backward passes."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
+        self.at = 0
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        self.at = state.global_step + 1
+        weight = next(p for p in model.parameters() if p.requires_grad)
+        if self.at == 1:
+            weight.register_hook(lambda g: g * float("nan") if self.at in self.steps else g)
+
+
+@pytest.mark.slow
+def test_one_broken_gradient_costs_one_step_and_not_the_run(make_config: Make) -> None:
+    config = make_config(registry=None, evaluation={"enabled": False})
+    outcome = train(config, quiet=True, callbacks=[BreakGradients({3})])
+    assert outcome.card["skipped_steps"] == [3]
+    from safetensors.torch import load_file
+
+    weights = load_file(outcome.adapter / "adapter_model.safetensors").values()
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+@pytest.mark.slow
+def test_gradients_that_stay_broken_stop_the_run(make_config: Make) -> None:
+    config = make_config(registry=None, fit={"max_steps": 8}, evaluation={"enabled": False})
+    with pytest.raises(RunFailedError, match="last checkpoint stays usable"):
+        train(config, quiet=True, callbacks=[BreakGradients(set(range(1, 9)))])
 
 
 @pytest.mark.slow
