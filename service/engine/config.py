@@ -30,6 +30,8 @@ class EngineConfig:
     """Launch a step before reading the one before it; pays on a GPU."""
     use_graphs: bool = False
     """Replay decode steps as CUDA graphs."""
+    int8_on_cpu: bool = False
+    """Multiply 16-bit weights as 8-bit integers on a CPU: many times faster, nearly as exact."""
     compile_layers: bool = False
     """Compile decoder layers and the sampler with torch.compile."""
     jump_forward: bool = True

@@ -67,6 +67,8 @@ def open_engine(
     """Load a base model and start the engine's thread."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = config or default_config(32, device)
+    if precision == "auto":
+        config = replace(config, int8_on_cpu=True)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     model = load_weights(directory, dtype, device, in_nf4=precision == "nf4")
     if precision == "dequantized":

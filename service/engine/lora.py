@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from service.engine.cpu_linear import widening_linear
+from service.engine.cpu_linear import Int8Linear, widening_linear
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -102,7 +102,9 @@ class WideningLinear(nn.Module):
         return base_linear(self.base, x)
 
 
-def base_linear(base: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def base_linear(base: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(base, Int8Linear):
+        return base(x)
     if x.dtype == base.weight.dtype or not base.weight.is_floating_point():
         return base(x)
     return widening_linear(x, base.weight, base.bias)

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from service.engine.attention import ATTENTION_NAME, SlotCache, StepPlan, slot_attention
 from service.engine.config import EngineConfig
+from service.engine.cpu_linear import Int8Linear
 from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linears
 from service.errors import BackendError
 
@@ -94,7 +95,7 @@ def prepare_model(model: nn.Module, config: EngineConfig) -> EngineModel:
     rows = config.max_ranks if config.max_adapters else 0
     linears = wrap_linears(layers, prefix, step, rows)
     if narrow_on_cpu:
-        _widen(model)
+        _widen(model, in_int8=config.int8_on_cpu and Int8Linear.is_supported())
     return EngineModel(
         model=model,
         plan=plan,
@@ -148,7 +149,7 @@ def _allocate_slots(
     return slots
 
 
-def _widen(model: nn.Module) -> None:
+def _widen(model: nn.Module, *, in_int8: bool) -> None:
     """Keep 16-bit matrices, compute everything else in fp32: faster on CPUs, and more exact."""
     matrices = {id(m.base.weight) for m in model.modules() if isinstance(m, LoraLinear)}
     embedding = model.get_input_embeddings().weight
@@ -157,4 +158,9 @@ def _widen(model: nn.Module) -> None:
             parameter.data = parameter.data.float()
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear):
-        model.set_output_embeddings(WideningLinear(head))
+        model.set_output_embeddings(Int8Linear(head) if in_int8 else WideningLinear(head))
+    if in_int8:
+        for module in model.modules():
+            if isinstance(module, LoraLinear):
+                module.base = Int8Linear(module.base)
+                module.group.bases = []  # frees the 16-bit matrices
