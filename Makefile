@@ -59,7 +59,7 @@ $(UV):
 
 $(VENV)/.%: locks/%.txt | $(UV)
 	@echo "Installing the $* dependencies (once)…"
-	@$(UV) pip install --python $(BIN)/python --require-hashes -r $<
+	@$(UV) pip install --python $(BIN)/python --compile-bytecode --require-hashes -r $<
 	@touch $@
 
 $(VENV)/.service: | $(UV)
