@@ -199,6 +199,7 @@ def test_a_storm_leaves_nothing_held(opened: OpenEngine, adapters: dict[str, Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_memory_stays_flat_over_ten_thousand_requests(
     tmp_path: Path,
 ) -> None:
