@@ -28,6 +28,7 @@ def add_commands(subparsers: Subparsers) -> None:
     push.add_argument("--data-statement", type=Path, help="text file")
     push.add_argument("--language", action="append", default=[], help="vi, en; may be repeated")
     push.add_argument("--description", default="")
+    push.add_argument("--probe", action="store_true", help="load both and see the logits change")
     push.add_argument("--alias", help="point this alias at the new version")
     push.add_argument("--revive", action="store_true", help="bring equal deleted content back")
 
@@ -45,6 +46,7 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def _push(arguments: argparse.Namespace) -> None:
     fingerprint, base_directory = _base(arguments)
+    change = _probe(arguments, base_directory) if arguments.probe else None
     with open_registry(arguments) as registry:
         version = registry.publish(
             arguments.name,
@@ -59,6 +61,7 @@ def _push(arguments: argparse.Namespace) -> None:
             data_statement=_read_text(arguments.data_statement),
             description=arguments.description,
             base_directory=base_directory,
+            probe_logit_change=change,
             revive=arguments.revive,
         )
         if arguments.alias:
@@ -139,6 +142,14 @@ def _base(arguments: argparse.Namespace) -> tuple[BaseFingerprint, Path | None]:
 
     base = prepare_base(arguments.base)
     return base.fingerprint, base.path
+
+
+def _probe(arguments: argparse.Namespace, base_directory: Path | None) -> float:
+    if base_directory is None:
+        raise InvalidAdapterError("no_base", "a probe loads the base: give --base SOURCE")
+    from model_registry.probe import probe_logit_change
+
+    return probe_logit_change(base_directory, arguments.directory)
 
 
 def _read_object(path: Path | None) -> dict[str, Any] | None:

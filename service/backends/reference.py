@@ -29,6 +29,7 @@ from service.backends.base import (
 from service.backends.reference_generation import Candidate, generate, is_over, read_prompt
 from service.backends.reference_grammar import GrammarCompiler
 from service.backends.reference_model import ReferenceModel, require_precision
+from service.backends.reference_scoring import ScoredPrompt, score_prompts, split_choices
 from service.errors import (
     BackendError,
     BackendFailedError,
@@ -55,6 +56,7 @@ class ReferenceBackend:
         self._grammars = GrammarCompiler(self._tokenizer, model.vocabulary_rows, self._ends)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="reference")
         self._waiting = 0
+        self._running: set[Event] = set()  # of each completion: set to stop it
         self._is_closed = False
         self._info = BackendInfo(
             kind="reference",
@@ -90,10 +92,10 @@ class ReferenceBackend:
         return len(self._encode(prompt))
 
     async def load_adapter(self, adapter: AdapterFiles) -> None:
-        await self._on_worker(lambda: self._model.load_adapter(adapter))
+        await self._submit(lambda: self._model.load_adapter(adapter))
 
     async def unload_adapter(self, digest: str) -> None:
-        await self._on_worker(lambda: self._model.unload_adapter(digest))
+        await self._submit(lambda: self._model.unload_adapter(digest))
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionDelta]:
         ids = self._encode(request.prompt)
@@ -110,36 +112,41 @@ class ReferenceBackend:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        def work() -> None:
-            try:
-                self._complete(request, ids, cancelled, emit)
-            finally:
-                emit(None)
-
-        job = asyncio.ensure_future(self._on_worker(work))
+        job = self._submit(lambda: self._complete(request, ids, cancelled, emit))
+        job.add_done_callback(lambda _: deltas.put_nowait(None))
+        self._running.add(cancelled)
         try:
             while (delta := await deltas.get()) is not None:
                 yield delta
             await job
         finally:
             cancelled.set()
-            if not job.done():
-                job.add_done_callback(_forget)
+            self._running.discard(cancelled)
+            job.cancel()  # nothing happens if it is over; it ends at its next token if it runs
+            job.add_done_callback(_forget)
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         encoded = [
             [self._encode(request.prompt, request.prefix + choice) for choice in request.choices]
             for request in requests
         ]
-        jobs = [
-            (request.adapter, *_split_choices(request.choices, rows))
+        asked = [
+            split_choices(request.choices, rows)
             for request, rows in zip(requests, encoded, strict=True)
         ]
-        return await self._on_worker(lambda: [self._score(*job) for job in jobs])
+        for prompt in asked:
+            if len(prompt.ids) >= self._info.max_context_tokens:
+                raise ContextTooLongError(len(prompt.ids), self._info.max_context_tokens - 1)
+        return await self._submit(lambda: self._score([r.adapter for r in requests], asked))
 
     async def close(self) -> None:
+        if self._is_closed:
+            return
         self._is_closed = True
-        await asyncio.to_thread(self._worker.shutdown, wait=True, cancel_futures=True)
+        for cancelled in self._running:
+            cancelled.set()
+        await asyncio.to_thread(self._worker.shutdown, wait=True)  # what waits fails at its turn
+        del self._model
 
     def _complete(
         self,
@@ -149,11 +156,16 @@ class ReferenceBackend:
         emit: Callable[[CompletionDelta], None],
     ) -> None:
         over = is_over(cancelled, request.deadline)
+        if over():  # while it waited
+            for index in range(request.n):
+                tokens = len(ids) if index == 0 else 0
+                emit(CompletionDelta(index, "", finish_reason="cancelled", prompt_tokens=tokens))
+            return
         prompt = torch.tensor([ids], device=self._model.device)
         with self._using(request.adapter) as model:
-            prefix = read_prompt(model, prompt) if request.n > 1 and not over() else None
+            prefix = read_prompt(model, prompt) if request.n > 1 else None
             for index in range(request.n):
-                if over():
+                if index > 0 and over():
                     emit(CompletionDelta(index, "", finish_reason="cancelled"))
                     continue
                 grammar = request.grammar and self._grammars.state(
@@ -172,12 +184,18 @@ class ReferenceBackend:
                 generate(model, prompt, prefix, candidate, request.sampling.max_tokens)
 
     def _score(
-        self, adapter: AdapterFiles | None, shared: list[int], firsts: list[int]
-    ) -> list[float]:
-        prompt = torch.tensor([shared], device=self._model.device)
-        with torch.inference_mode(), self._using(adapter) as model:
-            logits = model(prompt, use_cache=False, logits_to_keep=1).logits[0, -1].float()
-        return torch.log_softmax(logits[firsts], dim=-1).tolist()
+        self, adapters: list[AdapterFiles | None], prompts: list[ScoredPrompt]
+    ) -> list[list[float]]:
+        """All prompts of one adapter together; adapters one after another."""
+        groups: dict[AdapterFiles | None, list[int]] = {}
+        for place, adapter in enumerate(adapters):
+            groups.setdefault(adapter, []).append(place)
+        scores: dict[int, list[float]] = {}
+        for adapter, places in groups.items():
+            with self._using(adapter) as model:
+                rows = score_prompts(model, [prompts[place] for place in places])
+            scores.update(zip(places, rows, strict=True))
+        return [scores[place] for place in range(len(prompts))]
 
     def _using(self, adapter: AdapterFiles | None):
         if adapter is not None:  # unloaded while the request waited, or never loaded
@@ -194,37 +212,32 @@ class ReferenceBackend:
             turns, tokenize=False, add_generation_prompt=True, **CHAT_TEMPLATE_ARGUMENTS
         )
 
-    async def _on_worker(self, work: Callable[[], T]) -> T:
-        """Run on the one thread; what is no error of ours becomes one, with the cause logged."""
+    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Have something done on the one thread, in its turn."""
         if self._is_closed:
             raise BackendFailedError("The backend is closed")
+        job = asyncio.wrap_future(self._worker.submit(self._guarded, work))
         self._waiting += 1
+        job.add_done_callback(self._leave)
+        return job
+
+    def _leave(self, _: asyncio.Future) -> None:
+        self._waiting -= 1
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """What is no error of ours becomes one, with the cause logged."""
+        if self._is_closed:
+            raise BackendFailedError("The backend is closed")
         try:
-            return await asyncio.wrap_future(self._worker.submit(work))
+            return work()
         except BackendError:
             raise
         except Exception as error:
             _LOG.exception("the model failed")
             raise BackendFailedError from error
-        finally:
-            self._waiting -= 1
-
-
-def _split_choices(choices: Sequence[str], rows: list[list[int]]) -> tuple[list[int], list[int]]:
-    """What the encoded choices share, and the first token of each after it.
-
-    Encoded whole, since `: ` and `A` may be the two tokens `:` and ` A`.
-    """
-    shared = 0
-    while all(len(row) > shared for row in rows) and len({row[shared] for row in rows}) == 1:
-        shared += 1
-    firsts = [row[shared] for row in rows if len(row) > shared]
-    if not shared or len(set(firsts)) < len(rows):
-        raise ValueError(f"the choices {list(choices)} do not differ in their first token")
-    return rows[0][:shared], firsts
 
 
 def _forget(job: asyncio.Future) -> None:
-    """Nobody waits for a cancelled job: take its error, so that asyncio does not complain."""
+    """Nobody may be waiting any more: take its error, so that asyncio does not complain."""
     if not job.cancelled():
         job.exception()

@@ -11,9 +11,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from threading import Event
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     DynamicCache,
     LogitsProcessor,
@@ -75,8 +75,10 @@ class Candidate:
             return True
         if self._grammar is not None:
             self._grammar.accept(token)
-        self._text = self._tokenizer.decode(
-            completion, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        self._text = str(
+            self._tokenizer.decode(
+                completion, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
         )
         if self._grammar is not None and self._grammar.is_complete:
             self.finish_reason = "stop"
@@ -124,7 +126,7 @@ class _Look(StoppingCriteria):
 
 
 def generate(
-    model: nn.Module,
+    model: Any,
     prompt: torch.Tensor,
     prefix: DynamicCache | None,
     candidate: Candidate,
@@ -144,7 +146,7 @@ def generate(
     candidate.finish()
 
 
-def read_prompt(model: nn.Module, prompt: torch.Tensor) -> DynamicCache | None:
+def read_prompt(model: Any, prompt: torch.Tensor) -> DynamicCache | None:
     """The cache of all but the last token, so that candidates of one prompt share its reading."""
     if prompt.shape[1] < 2:
         return None

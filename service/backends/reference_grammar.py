@@ -3,8 +3,8 @@
 """Which tokens may come next in a completion, for the reference: xgrammar, and caps on fields.
 
 The grammar's regular expression leaves fields unbounded, since bounded repeats take xgrammar
-seconds to compile. So the length of the open field is counted here, and near its limit only tokens
-that close it are left.
+seconds to compile. So the length of the open field is counted here, and tokens that would pass its
+limit are left out.
 """
 
 from collections import OrderedDict
@@ -17,8 +17,6 @@ from mcq.grammar import CompletionGrammar, Field, Text, alphabet
 
 _KEPT = 16
 """Compiled grammars in memory; passages with characters of their own make their own grammar."""
-_SLACK = 40
-"""Characters before a field's limit at which it is closed: tokens are up to this long."""
 
 
 class GrammarCompiler:
@@ -32,10 +30,9 @@ class GrammarCompiler:
         )
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=2, cache_enabled=False)
         self._compiled: OrderedDict[str, xgrammar.CompiledGrammar] = OrderedDict()
-        self._rows = rows
-        self._closing = torch.zeros(rows, dtype=torch.bool)
-        for token, text in enumerate(info.decoded_vocab):
-            self._closing[token] = text.startswith(b"\n")
+        vocabulary = info.decoded_vocab
+        self._widths = torch.tensor([_width(text) for text in vocabulary])
+        self._spaced = torch.tensor([_ends_in_space(text) for text in vocabulary])
 
     def state(self, grammar: CompletionGrammar, extra: frozenset[str]) -> "GrammarState":
         """Where a new completion stands: at the beginning."""
@@ -45,7 +42,7 @@ class GrammarCompiler:
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(regex)
-        return GrammarState(grammar, self._compiled[regex], self._rows, self._closing)
+        return GrammarState(grammar, self._compiled[regex], self._widths, self._spaced)
 
 
 class GrammarState:
@@ -55,15 +52,16 @@ class GrammarState:
         self,
         grammar: CompletionGrammar,
         compiled: xgrammar.CompiledGrammar,
-        rows: int,
-        closing: torch.Tensor,
+        widths: torch.Tensor,
+        spaced: torch.Tensor,
     ) -> None:
         self._grammar = grammar
+        rows = len(widths)
         self._matcher = xgrammar.GrammarMatcher(compiled)
         self._bitmask = xgrammar.allocate_token_bitmask(1, rows)
         self._bits = torch.arange(32, dtype=torch.int32)
         self._rows = rows
-        self._closing = closing
+        self._widths, self._spaced = widths, spaced
 
     def accept(self, token: int) -> None:
         """Take a token that `allowed` has admitted."""
@@ -79,11 +77,8 @@ class GrammarState:
         """Which tokens may follow, as booleans; `text` is the completion so far."""
         self._matcher.fill_next_token_bitmask(self._bitmask)
         allowed = ((self._bitmask[0][:, None] >> self._bits) & 1).bool().flatten()[: self._rows]
-        if room_in_open_field(self._grammar, text) <= _SLACK:
-            closing = allowed & self._closing
-            if closing.any():  # not right after a space, or inside a character
-                return closing
-        return allowed
+        room = room_in_open_field(self._grammar, text)
+        return allowed & (self._widths + self._spaced.int() <= room)
 
 
 def room_in_open_field(grammar: CompletionGrammar, text: str) -> int:
@@ -103,3 +98,13 @@ def room_in_open_field(grammar: CompletionGrammar, text: str) -> int:
             case _:
                 break
     return 1 << 30
+
+
+def _width(token: bytes) -> int:
+    """Characters that a token adds to the open field: those that begin before its first newline."""
+    return sum(byte & 0xC0 != 0x80 for byte in token.partition(b"\n")[0])
+
+
+def _ends_in_space(token: bytes) -> bool:
+    """Whether it leaves the field open after a space, which may not be the field's last."""
+    return token.endswith(b" ") and b"\n" not in token

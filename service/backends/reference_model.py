@@ -6,19 +6,22 @@ Adapters lie beside each other in the base; which one acts is switched between r
 during one. An adapter that would silently do nothing is refused.
 """
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from model_registry.errors import InvalidAdapterError
+from model_registry.peft_config import read_peft_config
 from service.backends.base import AdapterFiles
 from service.engine.cpu_linear import widening_linear
 from service.errors import AdapterRejectedError, BackendError
@@ -48,9 +51,9 @@ class WideningLinear(nn.Linear):
 class ReferenceModel:
     """One base model and its adapters; not safe for more than one thread."""
 
-    def __init__(self, model: nn.Module, precision: str, end_token_ids: tuple[int, ...]) -> None:
+    def __init__(self, model: Any, precision: str, end_token_ids: tuple[int, ...]) -> None:
         self.precision = precision
-        self._model = model.eval().requires_grad_(False)
+        self._model: Any = model.eval().requires_grad_(False)
         self._peft: PeftModel | None = None
         self._names: dict[str, str] = {}  # digest to PEFT's name
         # Nothing of what the publisher recommends for chatting, such as a repetition penalty.
@@ -119,7 +122,12 @@ class ReferenceModel:
             keys = _tensor_names(adapter)
             self._add(adapter, name)
             self._names[adapter.digest] = name
-            loaded = set(get_peft_model_state_dict(self._peft, adapter_name=name))
+            # By default PEFT asks the Hub about the base that the configuration names.
+            loaded = set(
+                get_peft_model_state_dict(
+                    self._peft, adapter_name=name, save_embedding_layers=False
+                )
+            )
             if unused := sorted(keys - loaded):
                 raise AdapterRejectedError(
                     adapter.engine_name, f"the base model has no place for {unused[0]}"
@@ -129,6 +137,7 @@ class ReferenceModel:
             self._probe(adapter)
         except BaseException:
             self.unload_adapter(adapter.digest, name)
+            self._clear(name)
             raise
 
     def unload_adapter(self, digest: str, name: str | None = None) -> None:
@@ -145,7 +154,7 @@ class ReferenceModel:
             self._peft = None
 
     @contextmanager
-    def using(self, adapter: AdapterFiles | None) -> Iterator[nn.Module]:
+    def using(self, adapter: AdapterFiles | None) -> Iterator[Any]:
         """The model with one adapter, which must be loaded, or with none."""
         if self._peft is None or (adapter is None and not self._names):
             yield self._model
@@ -170,6 +179,18 @@ class ReferenceModel:
             reason = " ".join(str(error).split())[:200]
             raise AdapterRejectedError(adapter.engine_name, reason) from error
 
+    def _clear(self, name: str) -> None:
+        """Undo an injection that stopped half-way, of which PEFT itself keeps no record."""
+        for place, module in list(self._model.named_modules()):
+            if not isinstance(module, BaseTunerLayer):
+                continue
+            if self._peft is None:
+                self._model.set_submodule(place, module.get_base_layer())
+            elif name in module._all_available_adapter_names():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of an active adapter
+                    module.delete_adapter(name)
+
     def _probe(self, adapter: AdapterFiles) -> None:
         step = max(1, self.vocabulary_rows // (2 * _PROBE_TOKENS))
         ids = torch.arange(1, 1 + step * _PROBE_TOKENS, step, device=self.device)[None]
@@ -183,7 +204,7 @@ class ReferenceModel:
             raise AdapterRejectedError(adapter.engine_name, "it does not change the output")
 
 
-def _widen(model: nn.Module) -> None:
+def _widen(model: Any) -> None:
     """Keep 16-bit matrices and compute in fp32, which is faster on most CPUs and more exact."""
     for module in model.modules():
         if type(module) is nn.Linear:
@@ -196,13 +217,16 @@ def _widen(model: nn.Module) -> None:
 
 def _tensor_names(adapter: AdapterFiles) -> set[str]:
     try:
-        json.loads((adapter.directory / "adapter_config.json").read_text(encoding="utf-8"))
+        config = read_peft_config((adapter.directory / "adapter_config.json").read_bytes())
         with safe_open(adapter.directory / "adapter_model.safetensors", "pt") as file:
-            return set(file.keys())
-    except (OSError, ValueError, SafetensorError) as error:
+            keys = set(file.keys())
+    except (InvalidAdapterError, OSError, SafetensorError) as error:
+        raise AdapterRejectedError(adapter.engine_name, str(error)) from error
+    if config.get("modules_to_save"):
         raise AdapterRejectedError(
-            adapter.engine_name, f"its files cannot be read: {error}"
-        ) from error
+            adapter.engine_name, "it replaces whole modules; publish a merged variant of it"
+        )
+    return keys
 
 
 def require_precision(precision: str) -> None:

@@ -20,7 +20,7 @@ from service.engine.runner import Runner
 from service.engine.token_bytes import token_bytes
 
 Precision = Literal["auto", "fp32", "bf16", "nf4", "dequantized"]
-_NAMES = {"auto": "bf16", "dequantized": "dequantized-nf4"}
+_NAMES = {"auto": "bf16"}
 
 CPU = EngineConfig(max_sequences=8, max_context=4096, prefill_tokens=512, max_ranks=1024)
 GPU = EngineConfig(

@@ -16,9 +16,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from model_registry import ModelRegistry
 from model_registry.bases import fingerprint_of
 from model_registry.bases.tiny import write_tiny_model
-from model_registry.errors import BaseMismatchError, MergeError, VariantNotFoundError
+from model_registry.errors import (
+    BaseMismatchError,
+    InvalidAdapterError,
+    MergeError,
+    VariantNotFoundError,
+)
 from model_registry.merge import merge_adapter, quantized_modules, require_unpacked
 from model_registry.nf4 import Nf4RoundTrip
+from model_registry.probe import probe_logit_change
 
 # PEFT asks transformers for an attribute that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -180,6 +186,14 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     with pytest.raises(MergeError, match="unknown_tensor"):
         merge_adapter(base, adapter, tmp_path / "out")
+
+
+def test_a_probe_sees_whether_an_adapter_acts(base: Path, tmp_path: Path) -> None:
+    adapter = write_lora(base, tmp_path / "adapter")
+    assert probe_logit_change(base, adapter) > 0.01
+    idle = write_lora(base, tmp_path / "idle", std=0.0)
+    with pytest.raises(InvalidAdapterError, match="no_effect"):
+        probe_logit_change(base, idle)
 
 
 def test_a_replaced_module_replaces_its_weights(base: Path, tmp_path: Path) -> None:

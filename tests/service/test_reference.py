@@ -3,55 +3,47 @@
 """The oracle itself: what transformers and PEFT give directly, through the backend."""
 
 import asyncio
-import json
-import shutil
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mcq.grammar import Choice, CompletionGrammar, Field, Text
-from mcq.prompts import Message, Prompt, prompt_format
+from mcq.prompts import Prompt, prompt_format
 from model_registry.bases import prepare_base
 from model_registry.bases.tiny import write_tiny_model
 from service.backends.base import (
     AdapterFiles,
-    CompletionDelta,
     CompletionRequest,
     Sampling,
     ScoreRequest,
 )
 from service.backends.reference import ReferenceBackend
-from service.errors import AdapterRejectedError, BackendError, ContextTooLongError
+from service.errors import (
+    BackendError,
+    BackendFailedError,
+    BackendOverloadedError,
+    ContextTooLongError,
+)
+from tests.service.reference_driving import (
+    PLAIN,
+    PROMPT,
+    collect,
+    files,
+    greedy,
+    texts,
+    write_adapter,
+)
 
 # PEFT asks transformers under an old name whether activations are checkpointed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-PROMPT = Prompt(messages=(Message("user", "Sông Hồng chảy qua miền Bắc Việt Nam."),))
-PLAIN = Prompt(plain="### Ngữ cảnh: nước sôi ở một trăm độ.\n\n### Phản hồi:\n")
 GRAMMAR = prompt_format("chat/1").grammar("vi")
-
-
-def write_adapter(base: Path, directory: Path, seed: int, rank: int = 4, **options) -> Path:
-    model = AutoModelForCausalLM.from_pretrained(base)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=16, target_modules="all-linear", **options)
-        peft = get_peft_model(model, config)
-        for name, parameter in peft.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        peft.save_pretrained(directory)
-    return directory
-
-
-def files(directory: Path, letter: str) -> AdapterFiles:
-    return AdapterFiles(f"{directory.name}-v1-{letter * 12}", f"sha256:{letter * 64}", directory)
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +66,10 @@ async def backend(base: Path, tmp_path: Path) -> AsyncGenerator[ReferenceBackend
     await opened.close()
 
 
-def greedy(prompt: Prompt = PROMPT, tokens: int = 24, **options) -> CompletionRequest:
-    return CompletionRequest(prompt, Sampling(max_tokens=tokens), **options)
-
-
-async def collect(backend: ReferenceBackend, request: CompletionRequest) -> list[CompletionDelta]:
-    return [delta async for delta in backend.complete(request)]
-
-
-async def texts(backend: ReferenceBackend, request: CompletionRequest) -> list[str]:
-    result = [""] * request.n
-    for delta in await collect(backend, request):
-        result[delta.index] += delta.text
-    return result
-
-
 def directly(base: Path, adapter: AdapterFiles | None, tokens: int = 24) -> str:
     """The same greedy completion without any of our code."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter.directory)
     ids = tokenizer.apply_chat_template(
@@ -128,11 +105,12 @@ async def test_concurrent_requests_for_different_adapters_answer_as_each_does_al
 
 async def test_a_grammar_makes_every_completion_parse(backend: ReferenceBackend) -> None:
     sampling = Sampling(temperature=1.0, top_p=0.95, seed=3, max_tokens=1500)
-    request = CompletionRequest(PROMPT, sampling, grammar=GRAMMAR, n=2)
-    for text in await texts(backend, request):
-        assert GRAMMAR.accepts(text), text
+    request = CompletionRequest(PROMPT, sampling, grammar=GRAMMAR)
     deltas = await collect(backend, request)
-    assert [d.finish_reason for d in deltas if d.finish_reason] == ["stop", "stop"]
+    text = "".join(delta.text for delta in deltas)
+    assert GRAMMAR.accepts(text), text
+    prompt_format("chat/1").parse(text, "vi")
+    assert [d.finish_reason for d in deltas if d.finish_reason] == ["stop"]
 
 
 async def test_a_field_is_closed_before_it_is_too_long(backend: ReferenceBackend) -> None:
@@ -142,8 +120,10 @@ async def test_a_field_is_closed_before_it_is_too_long(backend: ReferenceBackend
     request = CompletionRequest(
         PROMPT, Sampling(temperature=1.0, seed=1, max_tokens=200), grammar=short, n=4
     )
-    for text in await texts(backend, request):
+    answers = await texts(backend, request)
+    for text in answers:
         assert short.accepts(text), text
+    assert max(len(text.split("\n")[0]) for text in answers) == len("X: ") + 60
 
 
 async def test_characters_of_the_passage_are_admitted_and_no_others(
@@ -207,6 +187,45 @@ async def test_closing_the_stream_frees_the_backend(backend: ReferenceBackend) -
     assert time.monotonic() - started < 2
 
 
+async def test_a_queue_that_is_full_refuses_at_once(backend: ReferenceBackend) -> None:
+    answers = await asyncio.gather(
+        *(texts(backend, greedy(tokens=1)) for _ in range(80)), return_exceptions=True
+    )
+    refused = [answer for answer in answers if isinstance(answer, BackendOverloadedError)]
+    assert len(refused) == 80 - 64
+    assert await texts(backend, greedy(tokens=1)) == answers[0]
+
+
+async def test_a_request_fails_alone(
+    backend: ReferenceBackend, adapters: list[AdapterFiles]
+) -> None:
+    alone = await texts(backend, greedy(adapter=adapters[0]))
+    failed, answer = await asyncio.gather(
+        texts(backend, greedy(Prompt(plain=""), adapter=adapters[1])),  # no tokens, no logits
+        texts(backend, greedy(adapter=adapters[0])),
+        return_exceptions=True,
+    )
+    assert isinstance(failed, BackendFailedError)
+    assert answer == alone
+    assert backend.is_healthy
+
+
+async def test_closing_the_backend_ends_what_runs_and_what_waits(
+    base: Path, tmp_path: Path
+) -> None:
+    backend = ReferenceBackend.open(prepare_base(str(base), tmp_path), "fp32", "cpu")
+    streams = [asyncio.ensure_future(collect(backend, greedy(tokens=3000))) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    await backend.close()
+    running, *waiting = await asyncio.wait_for(asyncio.gather(*streams, return_exceptions=True), 5)
+    assert isinstance(running, list)
+    assert running[-1].finish_reason == "cancelled"
+    assert [type(error) for error in waiting] == [BackendFailedError] * 2
+    assert not backend.is_healthy
+    with pytest.raises(BackendFailedError):
+        await backend.score([ScoreRequest(PLAIN, "AB")])
+
+
 async def test_a_deadline_ends_every_candidate(backend: ReferenceBackend) -> None:
     request = CompletionRequest(
         PROMPT, Sampling(max_tokens=3000), n=2, deadline=time.monotonic() + 0.3
@@ -243,6 +262,23 @@ async def test_scores_are_the_models_own(
         assert row == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+async def test_prompts_scored_together_score_as_each_does_alone(
+    backend: ReferenceBackend, adapters: list[AdapterFiles]
+) -> None:
+    requests = [
+        ScoreRequest(Prompt(plain=PLAIN.plain + more), ("A", "B", "C"), "Đáp án: ", adapter)
+        for more in ("", "Sông Hồng. ", "Nước sôi ở một trăm độ. " * 4, "Sông. " * 9)
+        for adapter in (None, *adapters)
+    ]
+    alone = [(await backend.score([request]))[0] for request in requests]
+    together = await backend.score(requests)
+    for row, expected in zip(together, alone, strict=True):
+        assert row == pytest.approx(expected, abs=1e-4)
+    assert await backend.score([]) == []
+    twice = await backend.score([requests[0]] * 2)
+    assert twice[0] == pytest.approx(alone[0], abs=1e-4)
+
+
 async def test_choices_that_begin_alike_are_refused(backend: ReferenceBackend) -> None:
     with pytest.raises(ValueError, match="first token"):
         await backend.score([ScoreRequest(PLAIN, ("nước A", "nước B", "X"))])
@@ -256,86 +292,6 @@ async def test_an_unloaded_adapter_comes_back_when_it_is_asked_for(
     await backend.unload_adapter(adapters[0].digest)
     await backend.unload_adapter("sha256:unknown")
     assert await texts(backend, greedy(adapter=adapters[0])) == before
-
-
-Damage = Callable[[Path], None]
-
-
-def without_a_tensor(directory: Path) -> None:
-    tensors = load_file(directory / "adapter_model.safetensors")
-    del tensors[sorted(tensors)[0]]
-    save_file(tensors, directory / "adapter_model.safetensors")
-
-
-def with_a_foreign_tensor(directory: Path) -> None:
-    tensors = load_file(directory / "adapter_model.safetensors")
-    tensors["base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"] = torch.ones(4, 64)
-    save_file(tensors, directory / "adapter_model.safetensors")
-
-
-def without_effect(directory: Path) -> None:
-    tensors = load_file(directory / "adapter_model.safetensors")
-    zeroed = {name: t * ("lora_A" in name) for name, t in tensors.items()}
-    save_file(zeroed, directory / "adapter_model.safetensors")
-
-
-def full_of_nan(directory: Path) -> None:
-    tensors = load_file(directory / "adapter_model.safetensors")
-    save_file(
-        {n: t * float("nan") for n, t in tensors.items()}, directory / "adapter_model.safetensors"
-    )
-
-
-def of_another_shape(directory: Path) -> None:
-    tensors = load_file(directory / "adapter_model.safetensors")
-    name = sorted(tensors)[0]
-    save_file(
-        {**tensors, name: tensors[name][:, :-1].clone()}, directory / "adapter_model.safetensors"
-    )
-
-
-def for_other_modules(directory: Path) -> None:
-    config = json.loads((directory / "adapter_config.json").read_text())
-    (directory / "adapter_config.json").write_text(
-        json.dumps({**config, "target_modules": ["c_attn"]})
-    )
-
-
-def no_safetensors(directory: Path) -> None:
-    (directory / "adapter_model.safetensors").write_bytes(b"PK\x03\x04 a pickle")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        without_a_tensor,
-        with_a_foreign_tensor,
-        without_effect,
-        full_of_nan,
-        of_another_shape,
-        for_other_modules,
-        no_safetensors,
-    ],
-)
-@pytest.mark.parametrize("is_first", [True, False])
-async def test_an_adapter_that_does_not_fit_is_refused_and_leaves_no_trace(
-    backend: ReferenceBackend,
-    base: Path,
-    adapters: list[AdapterFiles],
-    tmp_path: Path,
-    damage: Damage,
-    is_first: bool,
-) -> None:
-    bad = Path(shutil.copytree(adapters[0].directory, tmp_path / "bad"))
-    damage(bad)
-    if not is_first:
-        await backend.load_adapter(adapters[1])
-    with pytest.raises(AdapterRejectedError, match="bad-v1"):
-        await backend.load_adapter(files(bad, "c"))
-    with pytest.raises(AdapterRejectedError):
-        await collect(backend, greedy(adapter=files(bad, "c")))
-    for adapter in (None, adapters[1]):
-        assert await texts(backend, greedy(adapter=adapter)) == [directly(base, adapter)]
 
 
 async def test_16_bits_on_the_cpu_stay_close_to_32(
@@ -365,4 +321,9 @@ async def test_other_architectures_work_the_same(architecture, tmp_path: Path) -
     backend = ReferenceBackend.open(prepare_base(str(path), tmp_path / "cache"), "fp32", "cpu")
     for acting in (None, adapter):
         assert await texts(backend, greedy(adapter=acting)) == [directly(path, acting)]
+    long = Prompt(plain=PLAIN.plain * 4)  # longer than Gemma's window
+    asked = [ScoreRequest(long, "AB", prefix) for prefix in ("Đáp án: ", "Sông Hồng: ", "", "1 ")]
+    together = await backend.score(asked)
+    for request, row in zip(asked, together, strict=True):
+        assert row == pytest.approx((await backend.score([request]))[0], abs=1e-4)
     await backend.close()
