@@ -58,7 +58,6 @@ PROBLEMS: Mapping[type[McqError], Kind] = {
     registry.VersionInUseError: Kind(409, "version-in-use", "Version in use"),
     registry.CorruptArtifactError: Kind(500, "corrupt-artifact", "Stored adapter is damaged"),
     registry.SignatureError: Kind(403, "untrusted", "Signature missing or wrong"),
-    registry.MergeError: Kind(409, "merge-refused", "Merge refused"),
     registry.RegistryError: Kind(503, "registry-unavailable", "Registry unavailable"),
     bases.BaseModelError: Kind(500, "base-model", "Base model unusable"),
     service.AdapterRejectedError: Kind(409, "adapter-rejected", "Adapter refused"),
