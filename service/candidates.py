@@ -6,7 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from mcq.errors import MalformedCompletionError
 from mcq.grammar import passage_characters
-from mcq.question import Question, comparable
+from mcq.question import (
+    MAX_OPTION_CHARACTERS,
+    MAX_STEM_CHARACTERS,
+    Question,
+    comparable,
+)
 from service.backends.base import (
     AdapterFiles,
     Backend,
@@ -123,6 +128,8 @@ class CandidateSource:
             question = self._plan.prompt_format.parse(text, self._plan.start.language)
         except MalformedCompletionError as error:
             return self.drop(error.reason)
+        if _is_cut_off(question):
+            return self.drop("cut_off")
         if self.is_known(question):
             return self.drop("duplicate")
         return question
@@ -132,3 +139,18 @@ class CandidateSource:
         stems = {comparable(stem) for stem in self._plan.request.avoid}
         stems |= {comparable(other.question) for other in self._tally.accepted}
         return comparable(question.question) in stems
+
+
+_LAST_CHARACTERS = 12
+"""A field is closed where no further token would fit, so up to a long token before its limit."""
+
+
+def _is_cut_off(question: Question) -> bool:
+    """Whether a field ends because the grammar closed it, in the middle of a sentence.
+
+    A model that is not fine-tuned copies the passage into the stem until it is stopped.
+    """
+    if len(question.question) > MAX_STEM_CHARACTERS - _LAST_CHARACTERS:
+        return True
+    longest = max(len(text) for text in question.options.values())
+    return longest > MAX_OPTION_CHARACTERS - _LAST_CHARACTERS

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from service.engine.cpu_linear import Int8Linear, widening_linear
+from service.engine.memory import reserve
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -39,9 +40,8 @@ class LinearGroup:
         # A 4-bit base keeps its adapters in the precision that it computes in.
         dtype = first.weight.dtype if first.weight.is_floating_point() else torch.bfloat16
         kind = {"dtype": dtype, "device": first.weight.device}
-        # Zeros from the host's allocator take no memory until an adapter is written there.
-        self.a = torch.zeros((len(bases), rows, first.in_features), **kind)
-        self.b = torch.zeros((rows, sum(self.sizes)), **kind)
+        self.a = reserve((len(bases), rows, first.in_features), **kind)
+        self.b = reserve((rows, sum(self.sizes)), **kind)
         self.bases = bases
         self.weight = self.bias = self.parts_of = None
         if joined:

@@ -18,6 +18,7 @@ from service.engine.attention import ATTENTION_NAME, SlotCache, StepPlan, slot_a
 from service.engine.config import EngineConfig
 from service.engine.cpu_linear import Int8Linear
 from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linears
+from service.engine.memory import reserve
 from service.errors import BackendError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -143,7 +144,7 @@ def _allocate_slots(
     heads, head_size = sizes.pop()
     # One slot more than sequences: padding rows of a batch, and probes, write there.
     shape = (len(modules), 2, config.max_sequences + 1, heads, config.max_context, head_size)
-    slots = torch.zeros(shape, dtype=weights.dtype, device=weights.device)
+    slots = reserve(shape, weights.dtype, weights.device)
     for module, (keys, values) in zip(modules, slots, strict=True):
         module.slot_cache = SlotCache(plan, keys, values)
     return slots

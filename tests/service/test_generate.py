@@ -104,6 +104,19 @@ async def test_cut_off_completions_are_not_repaired(serving: Serving, context_vi
     assert (body["questions"], body["shortfall_reasons"]) == ([], {"too_long": 4})
 
 
+@pytest.mark.parametrize(
+    ("field", "length"), [("Nội dung RAM ra sao?", 395), ("nén", 195)], ids=["stem", "option"]
+)
+async def test_fields_that_the_grammar_had_to_close_are_dropped(
+    field: str, length: int, serving: Serving, context_vi: str
+) -> None:
+    backend = ScriptedBackend([GOOD.replace(field, "x" * length), GOOD])
+    async with serving(backend) as client:
+        body = (await client.post("/generate", json={"context": context_vi})).json()
+    assert body["questions"][0]["question"] == "Nội dung RAM ra sao?"
+    assert body["shortfall_reasons"] == {"cut_off": 1}
+
+
 async def test_the_same_question_is_returned_once(serving: Serving, context_vi: str) -> None:
     backend = ScriptedBackend([GOOD, GOOD, GOOD.replace("RAM ra sao?", "RAM  ra sao ?"), OTHER])
     async with serving(backend) as client:
