@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_registry.adapter import AdapterVersion
 from model_registry.errors import RegistryError, RegistryUnavailableError, SchemaError
 from model_registry.snapshot import RegistrySnapshot
 
@@ -57,10 +58,15 @@ class RegistryFollower:
         """The newest known state."""
         return self._snapshot or RegistrySnapshot()
 
-    @property
-    def registry(self) -> "ModelRegistry | None":
-        """The registry, for fetching; None as long as it could not be opened."""
-        return self._registry
+    def fetch(self, version: AdapterVersion) -> Path:
+        """A directory with the version's verified files; copied there the first time.
+
+        Raises:
+            RegistryUnavailableError: The registry was never reached since the start.
+        """
+        if self._registry is None:
+            raise RegistryUnavailableError("The registry", self._error or "it was not opened yet")
+        return self._registry.fetch(version)
 
     @property
     def age_s(self) -> float | None:

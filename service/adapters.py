@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 from mcq.prompts import prompt_format
 from model_registry.adapter import AdapterVersion
+from model_registry.follow import RegistryFollower
 from service.backends.base import AdapterFiles, Backend
 from service.errors import BackendOverloadedError
 from service.metrics import Metrics
-from service.registry_follower import RegistryFollower
 
 log = logging.getLogger("mcq.adapters")
 
@@ -97,7 +97,7 @@ class AdapterCache:
 
     async def _load(self, version: AdapterVersion) -> AdapterFiles:
         with self._metrics.time_adapter_load():
-            directory = await self._follower.fetch(version)
+            directory = await asyncio.to_thread(self._follower.fetch, version)
             files = AdapterFiles(version.engine_name, version.digest, directory)
             await self._backend.load_adapter(files)
         log.info("adapter loaded", extra={"adapter": version.engine_name})

@@ -32,9 +32,11 @@ def create_app(
         registry: Opened from `config.registry` if left out.
         open_backend: What opens the backend named by the configuration; tests pass their own.
     """
-    if registry is None:
-        registry = ModelRegistry.open(config.registry, config.registry_store)
-    runtime = Runtime(config, registry, open_backend)
+
+    def open_registry() -> ModelRegistry:
+        return registry or ModelRegistry.open(config.registry, config.registry_store)
+
+    runtime = Runtime(config, open_registry, open_backend)
 
     @asynccontextmanager
     async def lifespan(app: Litestar):

@@ -1,6 +1,7 @@
 """Every setting of the service, read once from the environment in `__main__` and passed down."""
 
 import difflib
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcq.errors import McqError
+from model_registry.bases.cache import default_cache_dir
 
 ENV_PREFIX = "MCQ_"
 
@@ -93,6 +95,15 @@ class ServiceConfig(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe messages that are logged."""
+
+    @property
+    def registry_state_file(self) -> Path | None:
+        """Where the last known state of a registry on servers is kept, so that a replica can start
+        while they are down; a directory needs none."""
+        if "://" not in self.registry or self.registry.startswith("file://"):
+            return None
+        name = hashlib.sha256(self.registry.encode()).hexdigest()[:16]
+        return (self.cache_dir or default_cache_dir()) / "registry-state" / f"{name}.json"
 
 
 def check_environment(environment: Mapping[str, str] = os.environ) -> None:

@@ -8,11 +8,11 @@ from mcq.context import check_context
 from mcq.language import detect_language
 from mcq.prompts import PromptFormat, prompt_format
 from model_registry.adapter import AdapterVersion
+from model_registry.follow import RegistryFollower
 from service.adapters import AdapterCache
 from service.backends.base import Backend, Sampling
 from service.config import ServiceConfig
 from service.errors import ContextTooLongError, TooManyQuestionsError, UnknownVariantError
-from service.registry_follower import RegistryFollower
 from service.schema import AdapterUsed, GenerateRequest, GenerateStart, Quality
 
 BARE_BASE = "base"
@@ -99,7 +99,7 @@ class Planner:
         name = name if name is not None else self._config.default_adapter
         if name is None or name == BARE_BASE:
             return None
-        version = self._follower.resolve(name)
+        version = self._follower.snapshot.resolve(name)
         self._adapters.check(version)
         return version
 

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from mcq.errors import McqError
 from model_registry import ModelRegistry
+from model_registry.follow import RegistryFollower
 from service.adapters import AdapterCache
 from service.backends.base import Backend
 from service.config import ServiceConfig
@@ -15,7 +16,6 @@ from service.errors import NotReadyError
 from service.generator import QuestionGenerator
 from service.metrics import Metrics
 from service.planning import Planner
-from service.registry_follower import RegistryFollower
 from service.schema import Health
 
 log = logging.getLogger("mcq.runtime")
@@ -27,11 +27,18 @@ class Runtime:
     """Opens the backend beside the running server, so that probes are answered meanwhile."""
 
     def __init__(
-        self, config: ServiceConfig, registry: ModelRegistry, open_backend: OpenBackend
+        self,
+        config: ServiceConfig,
+        open_registry: Callable[[], ModelRegistry],
+        open_backend: OpenBackend,
     ) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.follower = RegistryFollower(registry, config.registry_poll_s)
+        self.follower = RegistryFollower(
+            open_registry,
+            state_file=config.registry_state_file,
+            interval_s=config.registry_poll_s,
+        )
         self._open_backend = open_backend
         self._backend: Backend | None = None
         self._generator: QuestionGenerator | None = None
@@ -79,8 +86,8 @@ class Runtime:
     async def running(self) -> AsyncGenerator[None]:
         """The server's life: follow the registry, open the backend, close both."""
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.follower.running())
             opening = asyncio.create_task(self._open(), name="open-backend")
+            stack.push_async_callback(asyncio.to_thread, self.follower.stop)
             try:
                 yield
             finally:
@@ -93,10 +100,11 @@ class Runtime:
 
     async def _open(self) -> None:
         try:
+            await asyncio.to_thread(self.follower.start)
             backend = await self._open_backend(self.config)
         except Exception as error:
             known = isinstance(error, McqError | OSError)
-            self._failure = str(error) if known else "the base model cannot be loaded; see the log"
+            self._failure = str(error) if known else "the service cannot start; see the log"
             log.error(self._failure, exc_info=None if known else error)
             if self.on_failure is not None:
                 self.on_failure()

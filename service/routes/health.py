@@ -27,6 +27,7 @@ async def ready(runtime: NamedDependency[Runtime]) -> Response[Health]:
 async def metrics(runtime: NamedDependency[Runtime]) -> Response[bytes]:
     """Metrics in Prometheus' text format."""
     runtime.metrics.ready.set(runtime.health.status == "ok")
-    runtime.metrics.snapshot_age.set(min(runtime.follower.age_s, 1e9))
+    age_s = runtime.follower.age_s
+    runtime.metrics.snapshot_age.set(float("inf") if age_s is None else age_s)
     text = generate_latest(runtime.metrics.registry)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -66,8 +66,7 @@ def test_an_outage_leaves_the_last_known_snapshot(
         index.rmdir()
         (tmp_path / "away").rename(index)
         _until(lambda: restarted.error is None)
-        assert restarted.registry is not None
-        assert restarted.registry.fetch(restarted.snapshot.resolve("mcq-vi")) == files
+        assert restarted.fetch(restarted.snapshot.resolve("mcq-vi")) == files
         restarted.stop()
     finally:
         follower.stop()
@@ -105,8 +104,7 @@ def test_another_process_serves_a_push_within_five_seconds_on_servers(
     assert process.exitcode == 0
     try:
         _until(lambda: "mcq-vi" in follower.snapshot.aliases, seconds=5)
-        assert follower.registry is not None
-        files = follower.registry.fetch(follower.snapshot.resolve("mcq-vi@production"))
+        files = follower.fetch(follower.snapshot.resolve("mcq-vi@production"))
         assert (files / "adapter_model.safetensors").is_file()
     finally:
         follower.stop()

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from model_registry import AdapterVersion, ModelRegistry
+from model_registry.follow import RegistryFollower
 from service.adapters import AdapterCache
 from service.errors import BackendOverloadedError
 from service.metrics import Metrics
-from service.registry_follower import RegistryFollower
 from tests.model_registry.adapter_files import BASE, write_adapter
 from tests.service.conftest import Serving, until
 from tests.service.scripted_backend import GatedBackend
@@ -26,7 +26,9 @@ def publish(registry: ModelRegistry, tmp_path: Path, name: str, fill: int) -> Ad
 @pytest.fixture
 def follower(registry: ModelRegistry) -> RegistryFollower:
     """Follows the test's registry."""
-    return RegistryFollower(registry, poll_s=0.05)
+    opened = RegistryFollower(lambda: registry)
+    opened.refresh()
+    return opened
 
 
 async def test_the_answer_names_the_exact_version(
@@ -179,24 +181,3 @@ async def test_a_failed_load_is_tried_again_by_the_next_request(
             pass
     async with cache.acquire(version):
         assert cache.loaded == {version.digest}
-
-
-async def test_a_registry_outage_leaves_the_last_snapshot(
-    registry: ModelRegistry, tmp_path: Path
-) -> None:
-    from model_registry.errors import RegistryUnavailableError
-
-    publish(registry, tmp_path, "a", 1)
-    follower = RegistryFollower(registry, poll_s=0.01)
-    async with follower.running():
-        registry.snapshot = _unavailable(RegistryUnavailableError)  # type: ignore[method-assign]
-        await asyncio.sleep(0.1)
-        assert follower.resolve("a").number == 1
-        assert follower.age_s > 0.05
-
-
-def _unavailable(error: type[Exception]) -> object:
-    def snapshot() -> None:
-        raise error("The index", "gone")
-
-    return snapshot
