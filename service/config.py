@@ -41,8 +41,9 @@ class ServiceConfig(BaseSettings):
     """Source of the base model: `hf:ORG/NAME`, a directory, a GGUF file, or `embedded:NAME`."""
 
     precision: Literal["auto", "fp32", "bf16", "nf4", "dequantized"] = "auto"
-    """How the base is held: `auto` is bf16. `nf4` and `dequantized` (NF4 turned back into bf16) are
-    for adapters trained by QLoRA."""
+    """How the base is held. `auto` is bf16; the engine on a CPU computes with its layers rounded to
+    8 bits, several times faster (`bf16` keeps them exact). `nf4` and `dequantized` (NF4 turned back
+    into bf16) are for adapters trained by QLoRA."""
 
     registry: str = "var/registry"
     """The adapter registry: a directory, or the URL of its index (`postgresql://…`)."""
