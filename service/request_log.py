@@ -47,7 +47,7 @@ class RequestLog(ASGIMiddleware):
         method = str(request.get("method", ""))
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        if route in _QUIET and status < 400:
+        if route in _QUIET:  # probes come every few seconds; their answers are a metric
             return
         state: dict[str, Any] = request.get("state", {})
         extra = {**state.get("log", {}), "seconds": round(seconds, 4)}

@@ -203,9 +203,12 @@ def is_tied(model: Any) -> bool:
 
 def _quiet() -> None:
     import os
+    import warnings
 
     import transformers
 
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # peft still asks for the old name; users can do nothing about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
