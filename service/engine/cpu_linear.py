@@ -9,10 +9,15 @@ way.
 """
 
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
+
+# Deprecated without a replacement on this hardware.
+warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
 
 _BLOCK_BYTES = 2**21
 """Of a widened block: small enough to be in the cache when the product reads it."""
@@ -53,6 +58,7 @@ def _by_blocks(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 class Int8Linear(nn.Module):
     """A linear layer with 8-bit weights, for CPUs whose fastest products are of 8-bit integers.
+    Made by `convert`.
 
     Weights are rounded once, per output. An input row is written as the sum of two rows of 7-bit
     integers, the second for what the first leaves over, so that the few huge inputs of a language
@@ -65,14 +71,24 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.bias = None if base.bias is None else base.bias.data.float()
         weight = base.weight.data.float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).double()
+        largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
+        scale = (largest / 127).clamp(min=1e-12)
+        # The same values as `quantize_per_channel` gives, in a quarter of its time.
+        whole = weight.mul_(1 / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
         zero = torch.zeros(len(weight), dtype=torch.int64)
-        with warnings.catch_warnings():  # deprecated without a replacement on this hardware
-            warnings.simplefilter("ignore")
-            rounded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
-        engine, torch.backends.quantized.engine = torch.backends.quantized.engine, "fbgemm"
+        rounded = torch._make_per_channel_quantized_tensor(whole, scale.double(), zero, 0)
+        del weight, whole
         self._packed = torch.ops.quantized.linear_prepack(rounded, None)
-        torch.backends.quantized.engine = engine
+
+    @classmethod
+    def convert(cls, bases: Sequence[nn.Linear]) -> "list[Int8Linear]":
+        """Round many layers, several at a time: packing one keeps a single core busy."""
+        used, torch.backends.quantized.engine = torch.backends.quantized.engine, "fbgemm"
+        try:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                return list(pool.map(cls, bases))
+        finally:
+            torch.backends.quantized.engine = used
 
     @staticmethod
     def is_supported() -> bool:

@@ -21,6 +21,8 @@ from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linea
 from service.engine.memory import reserve
 from service.errors import BackendError
 
+_CONVERTED_AT_ONCE = 14
+"""Linear layers; between two lots the 16-bit matrices of the first are freed."""
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)
@@ -158,10 +160,15 @@ def _widen(model: nn.Module, *, in_int8: bool) -> None:
         if id(parameter) not in matrices and parameter is not embedding and parameter.dim() < 2:
             parameter.data = parameter.data.float()
     head = model.get_output_embeddings()
+    if not in_int8:
+        if isinstance(head, nn.Linear):
+            model.set_output_embeddings(WideningLinear(head))
+        return
     if isinstance(head, nn.Linear):
-        model.set_output_embeddings(Int8Linear(head) if in_int8 else WideningLinear(head))
-    if in_int8:
-        for module in model.modules():
-            if isinstance(module, LoraLinear):
-                module.base = Int8Linear(module.base)
-                module.group.bases = []  # frees the 16-bit matrices
+        model.set_output_embeddings(Int8Linear.convert([head])[0])
+    adapted = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    for start in range(0, len(adapted), _CONVERTED_AT_ONCE):
+        some = adapted[start : start + _CONVERTED_AT_ONCE]
+        for module, converted in zip(some, Int8Linear.convert([m.base for m in some]), strict=True):
+            module.base = converted
+            module.group.bases = []  # frees the 16-bit matrices
