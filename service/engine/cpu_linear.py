@@ -24,7 +24,6 @@ _BLOCK_BYTES = 2**21
 FEW_ROWS = 8
 """Up to here the bf16 product wins on AVX2."""
 _LEVELS = 63
-_FINE = torch.tensor(1 / (2 * _LEVELS))
 
 
 def widening_linear(
@@ -35,7 +34,7 @@ def widening_linear(
     if weight.dtype == x.dtype:
         return linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    if len(rows) <= FEW_ROWS:
+    if rows.shape[0] <= FEW_ROWS:
         product = linear(rows.to(weight.dtype), weight).float()
     else:
         product = _by_blocks(rows, weight)
@@ -66,11 +65,12 @@ class Int8Linear(nn.Module):
     the second row is free where it matters. 7 bits, since 8 overflow the 16-bit sums of AVX2.
     """
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, bases: Sequence[nn.Linear]) -> None:
         super().__init__()
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.bias = None if base.bias is None else base.bias.data.float()
-        weight = base.weight.data.float()
+        weight = torch.cat([base.weight.data for base in bases]).float()
+        self.out_features, self.in_features = weight.shape
+        has_bias = bases[0].bias is not None
+        self.bias = torch.cat([base.bias.data for base in bases]).float() if has_bias else None
         largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
         scale = (largest / 127).clamp(min=1e-12)
         # The same values as `quantize_per_channel` gives, in a quarter of its time.
@@ -81,12 +81,16 @@ class Int8Linear(nn.Module):
         self._packed = torch.ops.quantized.linear_prepack(rounded, None)
 
     @classmethod
-    def convert(cls, bases: Sequence[nn.Linear]) -> "list[Int8Linear]":
-        """Round many layers, several at a time: packing one keeps a single core busy."""
+    def convert(cls, groups: Sequence[Sequence[nn.Linear]]) -> "list[Int8Linear]":
+        """Round groups of layers, several at a time: packing one keeps a single core busy.
+
+        The layers of a group read the same input and become one, their outputs side by side: what
+        one row costs beside reading the weights is then paid once.
+        """
         used, torch.backends.quantized.engine = torch.backends.quantized.engine, "fbgemm"
         try:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                return list(pool.map(cls, bases))
+                return list(pool.map(cls, groups))
         finally:
             torch.backends.quantized.engine = used
 
@@ -106,7 +110,8 @@ class Int8Linear(nn.Module):
         product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
             both, 1.0, _LEVELS + 1, self._packed
         )
-        y = torch.addcmul(product[: len(rows)], product[len(rows) :], _FINE).mul_(step)
+        count = rows.shape[0]
+        y = product[:count].add_(product[count:], alpha=1 / (2 * _LEVELS)).mul_(step)
         if self.bias is not None:
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)

@@ -10,7 +10,9 @@ Layers that read the same input (q, k and v; gate and up) keep their matrices in
 that a GPU computes them in one product.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -47,6 +49,7 @@ class LinearGroup:
         self.b = reserve((rows, sum(self.sizes)), **kind)
         self.bases = bases
         self.weight = self.bias = self.parts_of = None
+        self.int8: Int8Linear | None = None
         if joined:
             self._join()
         self._input = self._parts = None
@@ -59,10 +62,16 @@ class LinearGroup:
         if self.bases[0].bias is not None:
             self.bias = torch.cat([base.bias.data for base in self.bases])
 
-    def part(self, index: int, x: torch.Tensor, kernels) -> torch.Tensor:
+    def round_to_int8(self, joined: Int8Linear) -> None:
+        """Compute the base's part with these 8-bit weights; frees the 16-bit ones."""
+        self.int8, self.bases = joined, []
+
+    def part(
+        self, index: int, x: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         """The output of one layer; the first that is asked computes all of them."""
         if index == 0 or self._input is not x:
-            self._input, self._parts = x, kernels.lora_linear(self, x).split(self.sizes, dim=-1)
+            self._input, self._parts = x, compute(x).split(self.sizes, dim=-1)
         part = self._parts[index]
         if index == len(self.sizes) - 1:
             self._input = self._parts = None
@@ -81,12 +90,26 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.step.kernels is not None:
-            return self.group.part(self.index, x, self.step.kernels)
+            return self.group.part(
+                self.index, x, partial(self.step.kernels.lora_linear, self.group)
+            )
         y = base_linear(self.base, x)
         for tokens, rows in self.step.groups:
             change = widening_linear(widening_linear(x[0, tokens], self.a[rows]), self.b[rows].t())
             y[0, tokens] += change
         return y
+
+
+class Int8Part(nn.Module):
+    """One layer's share of its group's 8-bit product."""
+
+    def __init__(self, base: nn.Linear, group: LinearGroup, index: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self._part, self._group = partial(group.part, index), group
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._part(x, self._group.int8)
 
 
 class WideningLinear(nn.Module):
@@ -106,7 +129,7 @@ class WideningLinear(nn.Module):
 
 
 def base_linear(base: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(base, Int8Linear):
+    if isinstance(base, Int8Part):
         return base(x)
     if x.dtype == base.weight.dtype or not base.weight.is_floating_point():
         return base(x)

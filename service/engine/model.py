@@ -17,12 +17,12 @@ from transformers.utils import logging as transformers_logging
 from service.engine.attention import ATTENTION_NAME, SlotCache, StepPlan, slot_attention
 from service.engine.config import EngineConfig
 from service.engine.cpu_linear import Int8Linear
-from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linears
+from service.engine.lora import Int8Part, LoraLinear, LoraStep, WideningLinear, wrap_linears
 from service.engine.memory import reserve
 from service.errors import BackendError
 
-_CONVERTED_AT_ONCE = 14
-"""Linear layers; between two lots the 16-bit matrices of the first are freed."""
+_CONVERTED_AT_ONCE = 8
+"""Groups of linear layers; between two lots the 16-bit matrices of the first are freed."""
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)
@@ -165,10 +165,12 @@ def _widen(model: nn.Module, *, in_int8: bool) -> None:
             model.set_output_embeddings(WideningLinear(head))
         return
     if isinstance(head, nn.Linear):
-        model.set_output_embeddings(Int8Linear.convert([head])[0])
+        model.set_output_embeddings(Int8Linear.convert([[head]])[0])
     adapted = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    for start in range(0, len(adapted), _CONVERTED_AT_ONCE):
-        some = adapted[start : start + _CONVERTED_AT_ONCE]
-        for module, converted in zip(some, Int8Linear.convert([m.base for m in some]), strict=True):
-            module.base = converted
-            module.group.bases = []  # frees the 16-bit matrices
+    groups = list(dict.fromkeys(module.group for module in adapted))
+    for module in adapted:
+        module.base = Int8Part(module.base, module.group, module.index)
+    for start in range(0, len(groups), _CONVERTED_AT_ONCE):
+        some = groups[start : start + _CONVERTED_AT_ONCE]
+        for group, joined in zip(some, Int8Linear.convert([g.bases for g in some]), strict=True):
+            group.round_to_int8(joined)
