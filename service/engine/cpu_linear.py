@@ -16,9 +16,6 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-# Deprecated without a replacement on this hardware.
-warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
-
 _BLOCK_BYTES = 2**21
 """Of a widened block: small enough to be in the cache when the product reads it."""
 FEW_ROWS = 8
@@ -89,7 +86,9 @@ class Int8Linear(nn.Module):
         """
         used, torch.backends.quantized.engine = torch.backends.quantized.engine, "fbgemm"
         try:
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            with warnings.catch_warnings(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                # Tensors of 8-bit types are deprecated, without a replacement on this hardware.
+                warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
                 return list(pool.map(cls, groups))
         finally:
             torch.backends.quantized.engine = used

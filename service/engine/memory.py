@@ -3,18 +3,21 @@
 """Room that is reserved at start and costs memory only where it gets used."""
 
 import math
+import mmap
 
-import numpy as np
 import torch
 
 
 def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
-    """Zeros; on a CPU their pages are not touched, so unused slots stay out of resident memory.
+    """Zeros; on a CPU their pages come into being one by one when they are first written.
 
-    `torch.zeros` writes every page. NumPy asks the system for pages that are zero anyway, and those
-    come into being one by one when they are first written.
+    `torch.zeros` would write every page, and huge pages would fill 2 MiB around each written row,
+    so that a short prompt in every slot, or a small adapter in every layer, took all the room.
     """
-    if torch.device(device).type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
     size = math.prod(shape) * torch.empty((), dtype=dtype).element_size()
-    return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(shape)
+    if torch.device(device).type != "cpu" or size == 0:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

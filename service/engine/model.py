@@ -21,7 +21,7 @@ from service.engine.lora import Int8Part, LoraLinear, LoraStep, WideningLinear, 
 from service.engine.memory import reserve
 from service.errors import BackendError
 
-_CONVERTED_AT_ONCE = 8
+_CONVERTED_AT_ONCE = 4
 """Groups of linear layers; between two lots the 16-bit matrices of the first are freed."""
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
