@@ -55,7 +55,7 @@ def find_evidence(context: str, question: Question) -> Evidence | None:
     return Evidence(start=best.start, end=best.end, text=context[best.start : best.end])
 
 
-def _matchable(text: str) -> list[str]:
+def _matchable(text: str) -> tuple[str, ...]:
     return content_words(text) or words(text)
 
 

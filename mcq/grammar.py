@@ -34,7 +34,7 @@ def alphabet(language: Language) -> frozenset[str]:
 
 def passage_characters(context: str) -> frozenset[str]:
     """Characters of a passage that a field may hold: no line breaks, no odd spaces, only text."""
-    return frozenset(c for c in context if c == " " or (c.isprintable() and not c.isspace()))
+    return frozenset(c for c in set(context) if c == " " or (c.isprintable() and not c.isspace()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,15 @@ FUNCTION_WORDS = frozenset(
 )
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=4_096)  # evidence and checks ask for the same sentences and options again
+def words(text: str) -> tuple[str, ...]:
     """Folded words: case and the place of a tone mark (`hòa`, `hoà`) do not count."""
-    return [fold(match[0]) for match in _WORD.finditer(unicodedata.normalize("NFC", text))]
+    return tuple(fold(match[0]) for match in _WORD.finditer(unicodedata.normalize("NFC", text)))
 
 
-def content_words(text: str) -> list[str]:
+def content_words(text: str) -> tuple[str, ...]:
     """`words` without those that any sentence holds."""
-    return [word for word in words(text) if word not in _FOLDED_FUNCTION_WORDS]
+    return tuple(word for word in words(text) if word not in _FOLDED_FUNCTION_WORDS)
 
 
 @lru_cache(maxsize=65_536)  # passages repeat their words, and every candidate asks for them
