@@ -83,7 +83,7 @@ async def _measure(port: int, rate: float, seconds: float) -> None:
     tasks: list[asyncio.Task[float]] = []
     for number in range(int(rate * seconds)):
         due = start + number / rate
-        await _until(due)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
         tasks.append(asyncio.create_task(_send(connections, due)))
     latencies = sorted(await asyncio.gather(*tasks))
     backend = await _backend_seconds()
@@ -92,13 +92,6 @@ async def _measure(port: int, rate: float, seconds: float) -> None:
     for name, place in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
         value = latencies[int(place * (len(latencies) - 1))]
         print(f"{name} / over backend    {value * 1e3:6.2f} / {(value - backend) * 1e3:.2f} ms")
-
-
-async def _until(due: float) -> None:
-    """Sleep, and spin through the last bit: timers wake up to two milliseconds late."""
-    await asyncio.sleep(max(0.0, due - time.perf_counter() - 0.002))
-    while time.perf_counter() < due:
-        await asyncio.sleep(0)
 
 
 async def _send(connections: "asyncio.Queue[Connection]", due: float) -> float:
