@@ -28,7 +28,7 @@ registry: $(VENV)/.service ## put the bundled adapters into the local registry
 test: $(VENV)/.dev ## every test that needs no GPU
 	@$(BIN)/python -m pytest -m "not gpu" -q
 
-check: $(VENV)/.dev lint ## everything that CI runs, fastest first
+check: $(VENV)/.dev lint ## style, imports, types and every test, fastest first
 	@$(BIN)/python -m pytest -m "not gpu and not slow" -q
 	@$(BIN)/python -m pytest -m "slow and not gpu" -q
 

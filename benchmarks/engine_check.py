@@ -7,6 +7,7 @@ python -m benchmarks.engine_check --size 0.5b
 
 import argparse
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 
@@ -65,7 +66,11 @@ def check(size: str) -> dict[str, float]:
         seen = {}
         blocks = _lora_table(table, [1] * 3, DECODE_BLOCK)
         runner._lora_blocks[: len(blocks)] = torch.tensor(blocks, device=device).view(-1, 4)
-        runner._draw = lambda logits, slots, sampling, seen=seen: seen.update(logits=logits)
+
+        def keep(logits: Any, slots: Any, sampling: Any, seen: dict[str, Any] = seen) -> None:
+            seen["logits"] = logits
+
+        cast("Any", runner)._draw = keep
         runner._decode_rows(3, form != "base", False)
         result[f"decode, {form}"] = distance(seen["logits"], plain if form == "base" else adapted)
     return result

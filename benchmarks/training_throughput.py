@@ -151,7 +151,7 @@ def build(options: Any, setting: dict[str, Any]) -> tuple[Any, int]:
     import transformers
 
     cuda = torch.cuda.is_available()
-    shape = SHAPES[options.shape]
+    shape: dict[str, Any] = dict(SHAPES[options.shape])
     config = transformers.Qwen2Config(**shape, tie_word_embeddings=options.shape != "7b")
     config._attn_implementation = "sdpa"
     dtype = torch.float32 if setting.get("plain") or not cuda else torch.bfloat16
@@ -225,11 +225,12 @@ def small_tokenizer() -> Any:
 
 def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: Any) -> Any:
     import peft
-    import trl
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from training.fit import to_dataset
 
-    arguments = trl.SFTConfig(
+    arguments = SFTConfig(
         output_dir="/tmp/plain",
         max_length=ROW,
         max_steps=options.steps,
@@ -239,7 +240,7 @@ def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: 
     adapter = peft.LoraConfig(
         r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return trl.SFTTrainer(
+    return SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=to_dataset(rows),
@@ -287,12 +288,12 @@ def matmul_rate(device: Any) -> float:
     size = 8192 if device.type == "cuda" else 256
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
-        a @ b
+        torch.matmul(a, b)
     if device.type == "cuda":
         torch.cuda.synchronize()
     begun = time.perf_counter()
     for _ in range(10):
-        a @ b
+        torch.matmul(a, b)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return 10 * 2 * size**3 / (time.perf_counter() - begun)

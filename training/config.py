@@ -207,7 +207,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainingConfig:
     if not isinstance(values, dict):
         raise ConfigError(str(path), 1, "", "a mapping of settings is expected")
     for override in overrides:
-        _override(values, override)
+        _override(cast("dict[str, Any]", values), override)
     try:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:

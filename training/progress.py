@@ -62,7 +62,7 @@ def is_finite(tensors: Sequence[Any]) -> bool:
     """Whether no number in any of the tensors is infinite or none; one wait for the device."""
     import torch
 
-    norms = torch._foreach_norm(list(tensors))
+    norms = torch._foreach_norm(list(tensors))  # pyright: ignore[reportPrivateImportUsage] no public name
     return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
 
 

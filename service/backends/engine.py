@@ -179,9 +179,7 @@ class EngineBackend:
             request = replace(request, digest=adapter.digest, adapter=held)
             on_closed = partial(self._store.release, adapter.digest)
         try:
-            ticket = self._engine.submit(
-                request, partial(loop.call_soon_threadsafe, inbox.put_nowait), on_closed
-            )
+            ticket = self._engine.submit(request, lambda news: _post(loop, inbox, news), on_closed)
         except BaseException:
             on_closed()
             raise
@@ -247,6 +245,12 @@ class EngineBackend:
 
     def _encode(self, text: str, special: bool = False) -> list[int]:
         return self._tokenizer(text, add_special_tokens=special)["input_ids"]
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop, inbox: "asyncio.Queue[list[Output]]", news: list[Output]
+) -> None:
+    loop.call_soon_threadsafe(inbox.put_nowait, news)
 
 
 def _nothing() -> None:

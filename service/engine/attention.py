@@ -8,6 +8,7 @@ step looks like is told beside the model's arguments, in a `StepPlan` that all l
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -59,7 +60,7 @@ class StepPlan:
     """[tokens]: the KV slot of every packed token."""
     positions: torch.Tensor | None = None
     segments: list[Segments] = field(default_factory=list)
-    kernels: "object | None" = None
+    kernels: Any = None
     """The GPU's kernels (`service.engine.kernels`), when they take the step."""
 
 

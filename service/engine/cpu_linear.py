@@ -11,6 +11,7 @@ way.
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,7 +74,8 @@ class Int8Linear(nn.Module):
         # The same values as `quantize_per_channel` gives, in a quarter of its time.
         whole = weight.mul_(1 / scale[:, None]).round_().clamp_(-127, 127).to(torch.int8)
         zero = torch.zeros(len(weight), dtype=torch.int64)
-        rounded = torch._make_per_channel_quantized_tensor(whole, scale.double(), zero, 0)
+        make: Any = torch._make_per_channel_quantized_tensor  # pyright: ignore[reportPrivateImportUsage] no public name
+        rounded = make(whole, scale.double(), zero, 0)
         del weight, whole
         self._packed = torch.ops.quantized.linear_prepack(rounded, None)
 

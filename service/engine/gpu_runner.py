@@ -10,6 +10,7 @@ changes.
 import bisect
 import time
 from collections.abc import Sequence as Items
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class GpuRunner(Runner):
         self._buckets = [b for b in _BUCKETS if b < config.max_sequences] + [config.max_sequences]
         padding = config.max_sequences
         self._slots = torch.full((config.max_sequences,), padding, device=self.device)
-        self._rows: list[tuple[int, object]] = []
+        self._rows: list[tuple[int, Any]] = []
         blocks = self._decode_blocks(config.max_sequences)
         self._lora_blocks = torch.zeros((blocks, 4), dtype=torch.int32, device=self.device)
         self._graphs: dict[tuple[int, bool, bool], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
@@ -71,7 +72,7 @@ class GpuRunner(Runner):
     @torch.inference_mode()
     def decode(self, parts: Items[Part], *, sampling: bool) -> Launched:
         order = sorted(range(len(parts)), key=lambda i: (parts[i].lora_number, parts[i].slot))
-        rows = [(parts[i].slot, parts[i].lora and parts[i].lora.rows) for i in order]
+        rows = [(parts[i].slot, _rows_of(parts[i])) for i in order]
         bucket = self._buckets[bisect.bisect_left(self._buckets, len(rows))]
         if rows != self._rows:
             self._rows = rows
@@ -138,14 +139,18 @@ class GpuRunner(Runner):
         lora = _lora_table(parts, lengths, PROMPT_BLOCK)
         self._kernels.lora_blocks = self.state.tensor(lora, torch.int32) if lora else None
         plan = self.model.plan
-        ids = np.concatenate([np.asarray(part.tokens, dtype=np.int64) for part in parts])
+        tokens = np.concatenate([np.asarray(part.tokens, dtype=np.int64) for part in parts])
         starts = [part.start + np.arange(n) for part, n in zip(parts, lengths, strict=True)]
         slots = np.repeat(np.array([part.slot for part in parts]), lengths)
-        packed = self.state.tensor(np.stack([ids, np.concatenate(starts), slots]))
+        packed = self.state.tensor(np.stack([tokens, np.concatenate(starts), slots]))
         plan.positions, plan.slots = packed[1], packed[2]
         ends = np.cumsum(lengths) - 1
         keep = [int(end) for part, end in zip(parts, ends, strict=True) if part.is_last] or [0]
         return self.model.logits(packed[0], packed[1], self.state.tensor(keep))
+
+
+def _rows_of(part: Part) -> slice | None:
+    return None if part.lora is None else part.lora.rows
 
 
 def _attention_table(parts: list[Part], lengths: list[int]) -> list[list[int]]:

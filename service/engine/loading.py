@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ class OpenEngine:
 
     engine: Engine
     store: AdapterStore
-    tokenizer: object
+    tokenizer: Any
     tokens: list[bytes | None]
     compiler: GrammarCompiler
     config: EngineConfig
@@ -107,7 +107,7 @@ def open_runner(model: EngineModel, config: EngineConfig, compiler: GrammarCompi
     return runner
 
 
-def pass_through_nf4(model: nn.Module) -> None:
+def pass_through_nf4(model: Any) -> None:
     """Round the layers' weights to NF4 and back: what a QLoRA adapter was trained on.
 
     Must run on freshly loaded weights: bitsandbytes repacks 4-bit ones at the first forward.

@@ -13,6 +13,7 @@ that a GPU computes them in one product.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +28,9 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 class LoraStep:
     """Which adapters the packed tokens of the running step use; shared by all layers."""
 
-    groups: list[tuple[torch.Tensor | slice, slice]] = field(default_factory=list)
+    groups: list[tuple[slice, slice]] = field(default_factory=list)
     """Without kernels: packed tokens and the rank rows of their adapter."""
-    kernels: "object | None" = None
+    kernels: Any = None
     """How a GPU applies them (`service.engine.kernels`)."""
 
 
@@ -48,11 +49,14 @@ class LinearGroup:
         self.a = reserve((len(bases), rows, first.in_features), **kind)
         self.b = reserve((rows, sum(self.sizes)), **kind)
         self.bases = bases
-        self.weight = self.bias = self.parts_of = None
+        self.weight: torch.Tensor | None = None
+        self.bias: torch.Tensor | None = None
+        self.parts_of: torch.Tensor | None = None
         self.int8: Int8Linear | None = None
         if joined:
             self._join()
-        self._input = self._parts = None
+        self._input: torch.Tensor | None = None
+        self._parts: tuple[torch.Tensor, ...] = ()
 
     def _join(self) -> None:
         """Put the base matrices side by side; the layers keep views of them."""
@@ -74,7 +78,7 @@ class LinearGroup:
             self._input, self._parts = x, compute(x).split(self.sizes, dim=-1)
         part = self._parts[index]
         if index == len(self.sizes) - 1:
-            self._input = self._parts = None
+            self._input, self._parts = None, ()
         return part
 
 
@@ -83,7 +87,8 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, step: LoraStep, group: LinearGroup, index: int) -> None:
         super().__init__()
-        self.base, self.step, self.group, self.index = base, step, group, index
+        self.base: Any = base
+        self.step, self.group, self.index = step, group, index
         self.a = group.a[index]
         start = sum(group.sizes[:index])
         self.b = group.b[:, start : start + base.out_features]
@@ -109,6 +114,7 @@ class Int8Part(nn.Module):
         self._part, self._group = partial(group.part, index), group
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self._group.int8 is not None, "set before the first forward"
         return self._part(x, self._group.int8)
 
 
@@ -128,7 +134,7 @@ class WideningLinear(nn.Module):
         return base_linear(self.base, x)
 
 
-def base_linear(base: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def base_linear(base: Any, x: torch.Tensor) -> torch.Tensor:
     if isinstance(base, Int8Part):
         return base(x)
     if x.dtype == base.weight.dtype or not base.weight.is_floating_point():

@@ -8,6 +8,7 @@ What is not known to work is refused by name, since it would answer wrongly with
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,8 @@ class EngineModel:
     """A base with its KV slots and LoRA layers; `plan` and `lora_step` describe the running
     step."""
 
-    model: nn.Module
+    model: Any
+    """transformers' own; its attributes are known at run time only."""
     plan: StepPlan
     lora_step: LoraStep
     linears: dict[str, LoraLinear]
@@ -67,7 +69,7 @@ class EngineModel:
 
 def load_weights(
     directory: Path, dtype: torch.dtype, device: torch.device, *, in_nf4: bool = False
-) -> nn.Module:
+) -> Any:
     """The model of a directory as transformers builds it."""
     transformers_logging.disable_progress_bar()
     options: dict[str, object] = {"dtype": dtype, "device_map": {"": str(device)}}
@@ -80,7 +82,7 @@ def load_weights(
     return AutoModelForCausalLM.from_pretrained(directory, **options)
 
 
-def prepare_model(model: nn.Module, config: EngineConfig) -> EngineModel:
+def prepare_model(model: Any, config: EngineConfig) -> EngineModel:
     """Put our attention and LoRA layers into a loaded model, and allocate its KV slots.
 
     Raises:
@@ -110,7 +112,7 @@ def prepare_model(model: nn.Module, config: EngineConfig) -> EngineModel:
     )
 
 
-def _check_supported(model: nn.Module) -> None:
+def _check_supported(model: Any) -> None:
     config = model.config
     kind = config.model_type
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -130,7 +132,7 @@ def _check_supported(model: nn.Module) -> None:
 
 
 def _allocate_slots(
-    model: nn.Module, plan: StepPlan, config: EngineConfig, weights
+    model: Any, plan: StepPlan, config: EngineConfig, weights: torch.Tensor
 ) -> torch.Tensor:
     """One tensor for all layers, so that copying a prefix is one operation; layers get views of
     it."""
@@ -152,7 +154,7 @@ def _allocate_slots(
     return slots
 
 
-def _widen(model: nn.Module, *, in_int8: bool) -> None:
+def _widen(model: Any, *, in_int8: bool) -> None:
     """Keep 16-bit matrices, compute everything else in fp32: faster on CPUs, and more exact."""
     matrices = {id(m.base.weight) for m in model.modules() if isinstance(m, LoraLinear)}
     embedding = model.get_input_embeddings().weight

@@ -7,6 +7,8 @@ Each reads exactly the keys that a sequence has, whatever its neighbours' length
 slot through an index, so one CUDA graph serves all lengths and all mixes of slots.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -119,7 +121,8 @@ def decode_attention(
     block = 64 if width <= 128 else 32
     # With few programs each runs alone on its processor: longer blocks mean fewer waits.
     block = 2 * block if tokens * kv_heads <= 32 else block
-    _decode_kernel[(tokens, kv_heads)](
+    launch: Any = _decode_kernel  # options of the compiler are no parameters of it
+    launch[(tokens, kv_heads)](
         query, key, value, keys, values, output, slots, positions, scale,
         query.stride(1), query.stride(0), key.stride(1), key.stride(0),
         value.stride(1), value.stride(0), keys.stride(0), keys.stride(1),
@@ -135,7 +138,8 @@ def prompt_attention(query, keys, values, blocks, scale: float, window: int) -> 
     heads, tokens, size = query.shape
     output = torch.empty((tokens, heads, size), dtype=query.dtype, device=query.device)
     width = triton.next_power_of_2(size)
-    _prompt_kernel[(len(blocks), heads)](
+    launch: Any = _prompt_kernel  # options of the compiler are no parameters of it
+    launch[(len(blocks), heads)](
         query, keys, values, output, blocks, scale,
         query.stride(1), query.stride(0), keys.stride(0), keys.stride(1),
         WINDOW=window, GROUPS=heads // keys.shape[1], SIZE=size, WIDTH=width,

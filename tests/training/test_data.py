@@ -1,3 +1,5 @@
+# pyright: basic
+# touches libraries that are typed too loosely for strict checking
 """Reading and cleaning: every dropped row has a reason, every broken file a line."""
 
 import csv

@@ -1,3 +1,5 @@
+# pyright: basic
+# touches libraries that are typed too loosely for strict checking
 """The fused layers compute what PEFT computes, forward and backward."""
 
 import copy

@@ -1,3 +1,5 @@
+# pyright: basic
+# touches libraries that are typed too loosely for strict checking
 """Whole runs on a tiny random model: every recipe, registration, resumption, two processes."""
 
 import json

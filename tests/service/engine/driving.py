@@ -5,6 +5,7 @@
 import queue
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -67,7 +68,7 @@ def transformers_greedy(
 
         model = PeftModel.from_pretrained(model, adapter)
     with torch.inference_mode():
-        output = model.generate(
+        output = cast("Any", model).generate(
             input_ids=torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=tokens,

@@ -4,6 +4,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_every_text_that_tokens_can_spell_is_accepted_and_every_accepted_text_ca
     None
 ):
     follower = Follower(small_vocabulary(), SMALL, frozenset("aé "))
-    frontier = {(follower.start, b"")}
+    frontier: set[tuple[Any, bytes]] = {(follower.start, b"")}
     seen, spelt = set(frontier), set()
     while frontier:
         items = list(frontier)

@@ -1,3 +1,5 @@
+# pyright: basic
+# touches libraries that are typed too loosely for strict checking
 """Greedy tokens equal those of transformers and PEFT, alone and mixed, for every kind of
 adapter."""
 
