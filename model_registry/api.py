@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from model_registry.adapter import AdapterRef
+from model_registry.diff import differences
 from model_registry.errors import AliasConflictError, InvalidReferenceError
 from model_registry.snapshot import RegistrySnapshot
 
@@ -39,9 +40,10 @@ class RegistryApi:
 
     def snapshot(self, if_none_match: str | None = None) -> Reply:
         """The whole index, for readers without a connection to the database."""
-        self._snapshot = self._registry.snapshot(self._snapshot)
-        etag = f'"{self._snapshot.revision}"'
-        return Reply(None if if_none_match == etag else self._snapshot.to_json(), etag)
+        snapshot = self._registry.snapshot(self._snapshot)
+        self._snapshot = snapshot
+        etag = f'"{snapshot.revision}"'
+        return Reply(None if if_none_match == etag else snapshot.to_json(), etag)
 
     def adapters(self, *, limit: int = 100, after: str = "", prefix: str = "") -> Reply:
         """A page of adapters; `next` is the `after` of the following page."""
@@ -79,6 +81,11 @@ class RegistryApi:
             "signatures": [item.key_id for item in signatures],
         }
         return Reply(body, etag)
+
+    def diff(self, name: str, one: int, other: int) -> Reply:
+        """In what two versions of an adapter differ: field to both values."""
+        pair = [self._registry.resolve(AdapterRef(name, number=n)) for n in (one, other)]
+        return Reply(differences(*pair))
 
     def alias(self, name: str, alias: str) -> Reply:
         """Where an alias points, what it demands, and all its moves."""

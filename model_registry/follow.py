@@ -58,15 +58,24 @@ class RegistryFollower:
         """The newest known state."""
         return self._snapshot or RegistrySnapshot()
 
+    @property
+    def registry(self) -> "ModelRegistry":
+        """What is followed, for what a snapshot does not hold; asking it is I/O.
+
+        Raises:
+            RegistryUnavailableError: It was never reached since the start.
+        """
+        if self._registry is None:
+            raise RegistryUnavailableError("The registry", self._error or "it was not opened yet")
+        return self._registry
+
     def fetch(self, version: AdapterVersion) -> Path:
         """A directory with the version's verified files; copied there the first time.
 
         Raises:
             RegistryUnavailableError: The registry was never reached since the start.
         """
-        if self._registry is None:
-            raise RegistryUnavailableError("The registry", self._error or "it was not opened yet")
-        return self._registry.fetch(version)
+        return self.registry.fetch(version)
 
     @property
     def age_s(self) -> float | None:

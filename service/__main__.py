@@ -26,7 +26,7 @@ def main() -> int:
     from pydantic import ValidationError
 
     from mcq.errors import McqError
-    from service.config import ENV_PREFIX, ServiceConfig, check_environment
+    from service.config import ENV_PREFIX, SECRETS, ServiceConfig, check_environment
 
     if arguments.settings:
         for name, field in ServiceConfig.model_fields.items():
@@ -38,8 +38,9 @@ def main() -> int:
         return _serve(config)
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{ENV_PREFIX}{str(first['loc'][0]).upper()}"
-        return _fail(f"{name}: {first['msg']} (it is {first['input']!r})")
+        field = str(first["loc"][0])
+        found = "" if field in SECRETS else f" (it is {first['input']!r})"
+        return _fail(f"{ENV_PREFIX}{field.upper()}: {first['msg']}{found}")
     except McqError as error:
         return _fail(str(error))
     except OSError as error:

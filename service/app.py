@@ -16,6 +16,7 @@ from service.routes.adapters import get_adapter, list_adapters
 from service.routes.health import live, metrics, ready
 from service.routes.page import page_router
 from service.routes.questions import generate
+from service.routes.registry import registry_router
 from service.runtime import OpenBackend, Runtime
 
 _MAX_BODY_BYTES = 1_000_000
@@ -51,6 +52,7 @@ def create_app(
             live,
             ready,
             metrics,
+            registry_router(),
             page_router(),
         ],
         dependencies={"runtime": Provide(lambda: runtime, use_cache=True, sync_to_thread=False)},

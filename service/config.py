@@ -5,15 +5,17 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcq.errors import McqError
 from model_registry.bases.cache import default_cache_dir
 
 ENV_PREFIX = "MCQ_"
+SECRETS = frozenset({"admin_token"})
+"""Settings whose values are never shown."""
 
 
 class ConfigError(McqError, ValueError):
@@ -54,6 +56,10 @@ class ServiceConfig(BaseSettings):
 
     registry_poll_s: PositiveFloat = 2.0
     """How often new versions and moved aliases are looked for, in seconds."""
+
+    admin_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Who sends it as `Authorization: Bearer` may change the registry over HTTP; unset, nobody
+    may. At least 16 characters."""
 
     default_adapter: str | None = None
     """What a request without `adapter` gets; the bare base model if unset."""

@@ -8,6 +8,8 @@ ServiceError
 │   └── BackendFailedError      the model failed at this request
 ├── UnknownVariantError         no such variant of the adapter
 ├── TooManyQuestionsError       more questions than one request may ask for
+├── AdminDisabledError          no admin token is set, so nothing may be changed over HTTP
+├── AdminRequiredError          the admin token is missing or wrong
 ├── RequestTimeoutError         the deadline passed before anything was ready
 └── NotReadyError               the base model is still loading, or the server is draining
 """
@@ -80,6 +82,25 @@ class TooManyQuestionsError(ServiceError, ValueError):
         super().__init__(f"n is {asked}; one request may ask for at most {limit} questions")
         self.asked = asked
         self.limit = limit
+
+
+class AdminDisabledError(ServiceError):
+    """No admin token is set, so nothing may be changed over HTTP."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Changes over HTTP are off here: the operator has to set MCQ_ADMIN_TOKEN; "
+            "`python -m model_registry` works without it"
+        )
+
+
+class AdminRequiredError(ServiceError):
+    """The admin token is missing or wrong."""
+
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+    def __init__(self) -> None:
+        super().__init__("Send the admin token: `Authorization: Bearer …`")
 
 
 class RequestTimeoutError(ServiceError):

@@ -17,8 +17,12 @@ SAMPLE_CONTEXT = (
 
 _DESCRIPTION: Mapping[int, str] = {
     400: "The request is not as it must be; `errors` names the fields",
+    401: "The admin token is missing or wrong",
+    403: "Changes over HTTP are off",
     404: "No such adapter, version, alias or variant",
-    409: "The adapter does not fit the loaded base model",
+    409: "It does not fit: the adapter this base model, or the version what is demanded of it",
+    410: "The version was deleted",
+    412: "Moved meanwhile, or `If-Match` is missing",
     422: "The context cannot be asked about",
     502: "The model failed",
     503: "Busy or not ready; `Retry-After` says when to try again",

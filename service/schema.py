@@ -138,6 +138,18 @@ class AdapterList(_Wire):
     adapters: list[AdapterInfo]
 
 
+class Reason(_Wire):
+    """Why something is changed; it stays in the history."""
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class AliasMove(Reason):
+    """Where an alias is to point."""
+
+    version: Annotated[int, Field(ge=1)]
+
+
 class Health(_Wire):
     """State of the server; `detail` says what it waits for."""
 

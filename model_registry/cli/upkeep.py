@@ -7,6 +7,7 @@ from typing import Any
 
 from model_registry.cli.context import Subparsers, add_command, open_registry
 from model_registry.cli.output import print_fields, print_json, print_table
+from model_registry.diff import differences
 from model_registry.errors import InvalidReferenceError
 
 
@@ -114,27 +115,12 @@ def _rules(text: str) -> dict[str, Any]:
 def _diff(arguments: argparse.Namespace) -> None:
     with open_registry(arguments) as registry:
         one, other = registry.resolve(arguments.one), registry.resolve(arguments.other)
-    left = _flat(one.manifest.model_dump(mode="json", exclude_none=True))
-    right = _flat(other.manifest.model_dump(mode="json", exclude_none=True))
-    changed = {
-        key: [left.get(key), right.get(key)]
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    }
+    changed = differences(one, other)
     if arguments.json:
         print_json(changed)
     else:
         rows = [[key, *values] for key, values in changed.items()]
         print_table(["field", str(one.ref), str(other.ref)], rows)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    result: dict[str, Any] = {}
-    for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
-        result.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))  # pyright: ignore[reportUnknownArgumentType]
-    return result
 
 
 def _delete(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,10 @@ from service.problems import PROBLEMS
 
 
 def test_every_code_that_a_generation_can_meet_has_its_error() -> None:
-    from_elsewhere = {"invalid-question", "alias-conflict", "gate-refused", "version-in-use"}
+    from_elsewhere = {
+        *("invalid-question", "alias-conflict", "gate-refused", "version-in-use"),
+        *("merge-refused", "admin-disabled", "admin-required"),
+    }
     served = {kind.code for kind in PROBLEMS.values()} - from_elsewhere - {"context"}
     served |= {f"context-{reason}" for reason in ("empty", "too-short", "too-long", "not-text")}
 
