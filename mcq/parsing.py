@@ -11,9 +11,13 @@ from collections import Counter
 from mcq.errors import InvalidQuestionError, MalformedCompletionError
 from mcq.language import Language
 from mcq.question import LETTERS, Letter, Question
+from mcq.shuffling import arranged
 
 STEM_LABEL: dict[Language, str] = {"vi": "Câu hỏi:", "en": "Question:"}
 KEY_LABEL: dict[Language, str] = {"vi": "Đáp án:", "en": "Answer:"}
+QUOTE_LABEL: dict[Language, str] = {"vi": "Trích:", "en": "Quote:"}
+RIGHT_LABEL: dict[Language, str] = {"vi": "Đúng:", "en": "Right:"}
+WRONG_LABEL: dict[Language, str] = {"vi": "Sai:", "en": "Wrong:"}
 
 _OPTION_LINE = re.compile(r"([A-Z])\. ?(\S.*)")
 _KEY = re.compile(r" ?([A-Z])\.?")
@@ -27,12 +31,7 @@ def parse_completion(text: str, language: Language) -> Question:
             `no_key`, `key_out_of_range`, `missing_option`, `repeated_option`, `option_order`,
             `trailing_text`, `unexpected_line`, `invalid_question`.
     """
-    text = unicodedata.normalize("NFC", text).removesuffix("\n")
-    if not text.strip():
-        raise MalformedCompletionError("empty", "the text is empty")
-    if "\ufffd" in text:
-        raise MalformedCompletionError("broken_text", "the text holds broken characters")
-    stem_line, *rest = text.split("\n")
+    stem_line, *rest = _lines(text)
     stem = _labelled(stem_line, STEM_LABEL[language])
     if stem is None:
         raise MalformedCompletionError(
@@ -49,6 +48,43 @@ def parse_completion(text: str, language: Language) -> Question:
         return Question(question=stem, options=options, key=key)
     except ValueError as error:
         raise MalformedCompletionError("invalid_question", _first_reason(error)) from error
+
+
+def parse_right_first(text: str, language: Language, *, quoted: bool) -> Question:
+    """Read one completion of the form that names the right option before the wrong ones.
+
+    Raises:
+        MalformedCompletionError: Its `reason` is one of `empty`, `broken_text`, `no_quote`,
+            `no_stem`, `no_key`, `missing_option`, `trailing_text`, `invalid_question`.
+    """
+    lines = _lines(text)
+    expected = [("no_quote", QUOTE_LABEL[language])] if quoted else []
+    expected += [("no_stem", STEM_LABEL[language]), ("no_key", RIGHT_LABEL[language])]
+    expected += [("missing_option", WRONG_LABEL[language])] * (len(LETTERS) - 1)
+    found: list[str] = []
+    for number, (reason, label) in enumerate(expected):
+        content = _labelled(lines[number], label) if number < len(lines) else None
+        if content is None:
+            raise MalformedCompletionError(reason, f"line {number + 1} is not “{label} …”")
+        found.append(content)
+    if len(lines) > len(expected):
+        raise MalformedCompletionError(
+            "trailing_text", f"text after the last option: {lines[len(expected)]!r}"
+        )
+    stem, right, *wrong = found[-(len(LETTERS) + 1) :]
+    try:
+        return arranged(stem, right, wrong)
+    except ValueError as error:
+        raise MalformedCompletionError("invalid_question", _first_reason(error)) from error
+
+
+def _lines(text: str) -> list[str]:
+    text = unicodedata.normalize("NFC", text).removesuffix("\n")
+    if not text.strip():
+        raise MalformedCompletionError("empty", "the text is empty")
+    if "\ufffd" in text:
+        raise MalformedCompletionError("broken_text", "the text holds broken characters")
+    return text.split("\n")
 
 
 def _labelled(line: str, label: str) -> str | None:

@@ -6,14 +6,14 @@ the service refuses any other.
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from mcq.errors import UnknownPromptFormatError
-from mcq.grammar import Choice, CompletionGrammar, Field, Part, Text
+from mcq.forms import CompletionForm, Lettered, RightFirst
+from mcq.grammar import CompletionGrammar
 from mcq.language import Language
-from mcq.parsing import KEY_LABEL, STEM_LABEL, parse_completion
-from mcq.question import LETTERS, MAX_OPTION_CHARACTERS, MAX_STEM_CHARACTERS, Question
+from mcq.question import Question
 
 
 class ChatTurn(TypedDict):
@@ -69,32 +69,26 @@ class PromptFormat:
 
     name: str
     render_prompt: Callable[[str, Language, Sequence[str]], Prompt]
+    form: CompletionForm = field(default_factory=Lettered)
 
     def render(self, context: str, language: Language, avoid: Sequence[str] = ()) -> Prompt:
         """The prompt for one question about `context` unlike the stems in `avoid`."""
         return self.render_prompt(normalize_context(context), language, avoid)
 
-    def render_completion(self, question: Question, language: Language) -> str:
-        """The text with which a model should continue, without its end token."""
-        lines = [f"{STEM_LABEL[language]} {question.question}"]
-        lines += [f"{letter}. {question.options[letter]}" for letter in LETTERS]
-        lines += [f"{KEY_LABEL[language]} {question.key}"]
-        return "\n".join(lines)
+    def render_completion(self, question: Question, language: Language, quote: str = "") -> str:
+        """The text with which a model should continue, without its end token.
+
+        `quote` is the proving sentence, which formats with `form.needs_quote` begin with.
+        """
+        return self.form.render(question, language, quote)
 
     def parse(self, text: str, language: Language) -> Question:
         """Read a completion, or raise `MalformedCompletionError`."""
-        return parse_completion(text, language)
+        return self.form.parse(text, language)
 
     def grammar(self, language: Language) -> CompletionGrammar:
         """The completions that this format admits."""
-        parts: list[Part] = [
-            Text(f"{STEM_LABEL[language]} "),
-            Field("question", MAX_STEM_CHARACTERS),
-        ]
-        for letter in LETTERS:
-            parts += [Text(f"\n{letter}. "), Field(letter, MAX_OPTION_CHARACTERS)]
-        parts += [Text(f"\n{KEY_LABEL[language]} "), Choice("key", LETTERS)]
-        return CompletionGrammar(language, tuple(parts))
+        return self.form.grammar(language)
 
 
 def normalize_context(context: str) -> str:
@@ -149,13 +143,49 @@ def _instruct_v1(context: str, language: Language, avoid: Sequence[str]) -> Prom
 
 
 def _chat_v1(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
+    return _chat(f"{_INSTRUCTION[language]} {_FORM[language]}", context, language, avoid)
+
+
+_QUOTED_FORM: dict[Language, str] = {
+    "vi": (
+        "Hãy chép lại phần ngữ cảnh nêu một ý đáng hỏi, rồi viết một câu hỏi trắc nghiệm về ý đó: "
+        "một phương án đúng, ba phương án sai cùng loại với nó. Trả lời đúng theo mẫu:\n"
+        "Trích: …\nCâu hỏi: …\nĐúng: …\nSai: …\nSai: …\nSai: …"
+    ),
+    "en": (
+        "Quote the part of the context that states a fact worth asking about, then write one "
+        "multiple-choice question about it: one right option, three wrong ones of its kind. "
+        "Answer exactly in this form:\n"
+        "Quote: …\nQuestion: …\nRight: …\nWrong: …\nWrong: …\nWrong: …"
+    ),
+}
+
+
+def _chat_v2(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
+    return _chat(_QUOTED_FORM[language], context, language, avoid)
+
+
+_RIGHT_FIRST_FORM: dict[Language, str] = {
+    "vi": (
+        "Hãy viết một câu hỏi trắc nghiệm dựa vào ngữ cảnh dưới đây: một phương án đúng, ba phương "
+        "án sai cùng loại với nó. Trả lời đúng theo mẫu:\n"
+        "Câu hỏi: …\nĐúng: …\nSai: …\nSai: …\nSai: …"
+    ),
+    "en": (
+        "Write one multiple-choice question about the context below: one right option, three wrong "
+        "ones of its kind. Answer exactly in this form:\n"
+        "Question: …\nRight: …\nWrong: …\nWrong: …\nWrong: …"
+    ),
+}
+
+
+def _chat_v3(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
+    return _chat(_RIGHT_FIRST_FORM[language], context, language, avoid)
+
+
+def _chat(system: str, context: str, language: Language, avoid: Sequence[str]) -> Prompt:
     user = "\n\n".join(section for section in (context, _avoided(language, avoid)) if section)
-    return Prompt(
-        messages=(
-            Message("system", f"{_INSTRUCTION[language]} {_FORM[language]}"),
-            Message("user", user),
-        )
-    )
+    return Prompt(messages=(Message("system", system), Message("user", user)))
 
 
 PROMPT_FORMATS: Mapping[str, PromptFormat] = {
@@ -163,6 +193,8 @@ PROMPT_FORMATS: Mapping[str, PromptFormat] = {
     for prompt_format in (
         PromptFormat("instruct-vi/1", _instruct_v1),
         PromptFormat("chat/1", _chat_v1),
+        PromptFormat("chat/2", _chat_v2, RightFirst(needs_quote=True)),
+        PromptFormat("chat/3", _chat_v3, RightFirst(needs_quote=False)),
     )
 }
 

@@ -1,5 +1,6 @@
 """Options in another order, so that keys are spread evenly over A–D whatever a model prefers."""
 
+import hashlib
 import random
 import re
 from collections.abc import Sequence
@@ -8,6 +9,41 @@ from mcq.question import LETTERS, Letter, Question
 
 _REFERS_TO_LETTERS = re.compile(r"\b[A-D]\b\s*(?:,|và|hoặc|and|or|&)\s*\b[A-D]\b")
 _LEADING_NUMBER = re.compile(r"\D{0,3}(\d+(?:[.,]\d+)*)")
+
+
+def arranged(stem: str, right: str, wrong: Sequence[str]) -> Question:
+    """A question from its right and its wrong options: figures ascend, other keys fall evenly.
+
+    The letter of the key comes from a digest of the text, so that one completion always reads the
+    same, in training, evaluation and serving, and many together are balanced over A–D.
+
+    Raises:
+        InvalidQuestionError: The parts break a rule of the domain.
+    """
+    options = [right, *wrong]
+    values = [_leading_value(text) for text in options]
+    if all(value is not None for value in values):
+        order = sorted(range(len(options)), key=lambda i: (values[i] or 0.0, i))
+    else:
+        digest = hashlib.sha256("\n".join((stem, *options)).encode()).digest()
+        order = list(range(1, len(options)))
+        order.insert(digest[0] % len(options), 0)
+    return Question(
+        question=stem,
+        options={letter: options[i] for letter, i in zip(LETTERS, order, strict=True)},
+        key=LETTERS[order.index(0)],
+    )
+
+
+def _leading_value(text: str) -> float | None:
+    """The figure that an option begins with; points and commas between digits group or divide."""
+    match = _LEADING_NUMBER.match(text)
+    if match is None:
+        return None
+    groups = re.split(r"[.,]", match[1])
+    if len(groups) > 1 and all(len(group) == 3 for group in groups[1:]):
+        return float("".join(groups))
+    return float(f"{''.join(groups[:-1])}.{groups[-1]}") if len(groups) > 1 else float(groups[0])
 
 
 def is_order_free(question: Question) -> bool:

@@ -76,7 +76,8 @@ class Renderer:
     def row(self, example: Example, avoid: Sequence[str] = ()) -> TokenRow:
         """Prompt and completion; the loss covers the completion and its end token."""
         prompt = self.prompt_ids(self.format.render(example.context, example.language, avoid))
-        text = self.format.render_completion(example.question, example.language)
+        quote = proof(example) if self.format.form.needs_quote else ""
+        text = self.format.render_completion(example.question, example.language, quote)
         encoded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         completion = [*encoded, self.end_token_id]
         labels = [IGNORED] * len(prompt) + completion
@@ -142,6 +143,9 @@ def make_rows(
         examples = balance_keys(examples, rng)
     rows: list[TokenRow] = []
     for example, avoid in with_siblings(examples, data.avoid):
+        if renderer.format.form.needs_quote and not proof(example):
+            report.drop("no_evidence", example.place, "nothing in the passage proves the key")
+            continue
         row = _fit(example, avoid, renderer, data)
         if row is None:
             length = len(renderer.row(example, avoid).input_ids)
@@ -205,14 +209,18 @@ def _fit(
     return None if context is None else renderer.row(replace(example, context=context), avoid)
 
 
+def proof(example: Example) -> str:
+    """The part of the passage that proves the key, as its author marked it or as it is found."""
+    if example.evidence:
+        return example.evidence
+    found = find_evidence(example.context, example.question)
+    return "" if found is None else found.text.replace("\n", " ")
+
+
 def window(example: Example, fits: Callable[[str], bool]) -> str | None:
     """Whole sentences around the evidence, as many as fit; None if not even that one does."""
     sentences = re.findall(r"[^.!?…\n]+[.!?…]*\s*", example.context)
-    proof = example.evidence
-    if not proof:
-        found = find_evidence(example.context, example.question)
-        proof = found.text if found else ""
-    at = max(example.context.find(proof), 0)
+    at = max(example.context.find(proof(example)), 0)
     start = position = 0
     for index, sentence in enumerate(sentences):
         if position <= at:

@@ -91,6 +91,9 @@ def _completion(request: CompletionRequest, grammar: CompletionGrammar, index: i
     start = rng.randrange(max(1, len(words) - 6))
     stem = " ".join(words[start : start + 6]) or "…"
     fields = {"question": f"{stem} …?", **dict(zip(LETTERS, options, strict=True)), "key": key}
+    fields |= {"quote": stem, "right": options[LETTERS.index(key)]}
+    wrong = (text for letter, text in zip(LETTERS, options, strict=True) if letter != key)
+    fields |= {f"wrong_{number}": text for number, text in enumerate(wrong, start=1)}
     pieces: list[str] = []
     for part in grammar.parts:
         match part:

@@ -1,6 +1,7 @@
 """Prompts are frozen; completions survive the round trip and every kind of damage is named."""
 
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -8,10 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mcq.errors import MalformedCompletionError, UnknownPromptFormatError
+from mcq.forms import Lettered
 from mcq.grammar import alphabet
 from mcq.language import LANGUAGES, Language
 from mcq.prompts import PROMPT_FORMATS, normalize_context, prompt_format
 from mcq.question import LETTERS, Question
+from mcq.shuffling import arranged
 
 COMPLETION = "Câu hỏi: Số nào?\nA. một\nB. hai\nC. ba\nD. bốn\nĐáp án: B"
 
@@ -82,11 +85,65 @@ def test_rendered_completions_parse_to_the_same_question(name: str, language: La
 
     @given(questions(language))
     def round_trip(question: Question) -> None:
-        text = chosen.render_completion(question, language)
-        assert chosen.parse(text, language) == question
+        text = chosen.render_completion(question, language, "Một câu của đoạn văn.")
+        parsed = chosen.parse(text, language)
+        assert parsed.question == question.question
+        assert parsed.key_text == question.key_text
+        assert sorted(parsed.distractors) == sorted(question.distractors)
         assert chosen.grammar(language).accepts(text)
+        if isinstance(chosen.form, Lettered):
+            assert parsed == question
 
     round_trip()
+
+
+QUOTED = "Trích: Hai cộng hai là bốn.\nCâu hỏi: Tổng?\nĐúng: bốn\nSai: năm\nSai: sáu\nSai: ba\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        (QUOTED.replace("Trích", "Quote"), "no_quote"),
+        (QUOTED.partition("\n")[2], "no_quote"),
+        (QUOTED.replace("Tổng?", ""), "no_stem"),
+        (QUOTED.replace("Đúng: bốn\n", ""), "no_key"),
+        (QUOTED.replace("Sai: ba\n", ""), "missing_option"),
+        (QUOTED + "Sai: tám\n", "trailing_text"),
+        (QUOTED + "\n", "trailing_text"),
+        (QUOTED.replace("sáu", "Năm"), "invalid_question"),
+        (QUOTED.replace("sáu", "b\ufffdy"), "broken_text"),
+    ],
+)
+def test_broken_quoted_completions_are_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(MalformedCompletionError) as caught:
+        prompt_format("chat/2").parse(text, "vi")
+    assert caught.value.reason == reason
+
+
+def test_right_option_gets_a_letter_by_digest_and_the_letters_are_balanced() -> None:
+    letters = Counter(
+        prompt_format("chat/2").parse(QUOTED.replace("Tổng?", f"Tổng {i}?"), "vi").key
+        for i in range(400)
+    )
+    assert set(letters) == set(LETTERS)
+    assert min(letters.values()) > 60
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "expected"),
+    [
+        ("8 bit", ["4 bit", "16 bit", "2 bit"], ["2 bit", "4 bit", "8 bit", "16 bit"]),
+        ("1.024", ["512", "2.048", "256"], ["256", "512", "1.024", "2.048"]),
+        ("1945", ["1975", "1930", "1954"],
+         ["1930", "1945", "1954", "1975"]),
+        ("0,5", ["1,25", "0,75", "0,05"], ["0,05", "0,5", "0,75", "1,25"]),
+    ],
+)  # fmt: skip
+def test_figures_ascend(right: str, wrong: list[str], expected: list[str]) -> None:
+    question = arranged("Bao nhiêu?", right, wrong)
+    assert list(question.options.values()) == expected
+    assert question.key_text == right
 
 
 @pytest.mark.parametrize(

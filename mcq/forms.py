@@ -1,0 +1,121 @@
+"""The two shapes a completion has: options under letters, or the right answer first.
+
+A form writes a completion for training, reads one strictly, and says which texts it admits. Prompt
+formats (`mcq.prompts`) name one each.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcq.grammar import Choice, CompletionGrammar, Field, Part, Text
+from mcq.language import Language
+from mcq.parsing import (
+    KEY_LABEL,
+    QUOTE_LABEL,
+    RIGHT_LABEL,
+    STEM_LABEL,
+    WRONG_LABEL,
+    parse_completion,
+    parse_right_first,
+)
+from mcq.question import (
+    LETTERS,
+    MAX_OPTION_CHARACTERS,
+    MAX_STEM_CHARACTERS,
+    Question,
+)
+
+MAX_QUOTE_CHARACTERS = 500
+"""Two long sentences; of 1,862 training questions one rests on more."""
+
+
+class CompletionForm(Protocol):
+    """How a question is written down by a model."""
+
+    @property
+    def needs_quote(self) -> bool:
+        """Whether a completion begins with the sentence that proves the key."""
+        ...
+
+    def render(self, question: Question, language: Language, quote: str) -> str:
+        """The text with which a model should continue, without its end token."""
+        ...
+
+    def parse(self, text: str, language: Language) -> Question:
+        """Read a completion, or raise `MalformedCompletionError`."""
+        ...
+
+    def grammar(self, language: Language) -> CompletionGrammar:
+        """The completions that this form admits."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lettered:
+    """Stem, options under A–D, then the letter of the key."""
+
+    needs_quote: bool = False
+
+    def render(self, question: Question, language: Language, quote: str = "") -> str:
+        """The question as it stands."""
+        lines = [f"{STEM_LABEL[language]} {question.question}"]
+        lines += [f"{letter}. {question.options[letter]}" for letter in LETTERS]
+        lines += [f"{KEY_LABEL[language]} {question.key}"]
+        return "\n".join(lines)
+
+    def parse(self, text: str, language: Language) -> Question:
+        """The question as it stands."""
+        return parse_completion(text, language)
+
+    def grammar(self, language: Language) -> CompletionGrammar:
+        """Six lines."""
+        parts: list[Part] = [
+            Text(f"{STEM_LABEL[language]} "),
+            Field("question", MAX_STEM_CHARACTERS),
+        ]
+        for letter in LETTERS:
+            parts += [Text(f"\n{letter}. "), Field(letter, MAX_OPTION_CHARACTERS)]
+        parts += [Text(f"\n{KEY_LABEL[language]} "), Choice("key", LETTERS)]
+        return CompletionGrammar(language, tuple(parts))
+
+
+@dataclass(frozen=True)
+class RightFirst:
+    """Stem, the right option, then three wrong ones; before them, maybe the proving sentence.
+
+    A model that composes four options before it names the key has to plan what it cannot see. Here
+    it answers its own question at once, next to the sentence that it has just copied, and only then
+    looks for what is wrong. Whoever reads the completion chooses the letters.
+    """
+
+    needs_quote: bool
+
+    def render(self, question: Question, language: Language, quote: str = "") -> str:
+        """The question without letters; the order of the wrong options is kept."""
+        lines = [f"{QUOTE_LABEL[language]} {quote}"] if self.needs_quote else []
+        lines += [f"{STEM_LABEL[language]} {question.question}"]
+        lines += [f"{RIGHT_LABEL[language]} {question.key_text}"]
+        lines += [f"{WRONG_LABEL[language]} {text}" for text in question.distractors]
+        return "\n".join(lines) + "\n"
+
+    def parse(self, text: str, language: Language) -> Question:
+        """The question, with letters given by its own digest (`mcq.shuffling.arranged`)."""
+        return parse_right_first(text, language, quoted=self.needs_quote)
+
+    def grammar(self, language: Language) -> CompletionGrammar:
+        """Five or six lines, each ended, since a field ends where a newline begins."""
+        named: list[tuple[str, str, int]] = []
+        if self.needs_quote:
+            named += [(QUOTE_LABEL[language], "quote", MAX_QUOTE_CHARACTERS)]
+        named += [
+            (STEM_LABEL[language], "question", MAX_STEM_CHARACTERS),
+            (RIGHT_LABEL[language], "right", MAX_OPTION_CHARACTERS),
+        ]
+        named += [
+            (WRONG_LABEL[language], f"wrong_{number}", MAX_OPTION_CHARACTERS)
+            for number in (1, 2, 3)
+        ]
+        parts: list[Part] = []
+        for label, name, limit in named:
+            parts += [Text(f"\n{label} " if parts else f"{label} "), Field(name, limit)]
+        return CompletionGrammar(language, (*parts, Text("\n")))
