@@ -78,7 +78,7 @@ class VariantNotFoundError(NotFoundError):
     def __init__(self, version: str, kind: str) -> None:
         super().__init__(
             f"Version {version} has no variant {kind!r}; make one with "
-            f"`python -m model_registry merge {version}`"
+            f"`python -m model_registry merge {version} --base SOURCE`"
         )
         self.version = version
         self.kind = kind

@@ -19,6 +19,7 @@ from model_registry.snapshot import RegistrySnapshot
 
 if TYPE_CHECKING:
     from model_registry.registry import ModelRegistry
+    from model_registry.variants import MergedVariant
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,10 @@ class RegistryFollower:
             RegistryUnavailableError: The registry was never reached since the start.
         """
         return self.registry.fetch(version)
+
+    def fetch_variant(self, variant: "MergedVariant") -> Path:
+        """As `fetch`, the files of merged weights."""
+        return self.registry.fetch_variant(variant)
 
     @property
     def age_s(self) -> float | None:

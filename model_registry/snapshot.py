@@ -16,9 +16,12 @@ from model_registry.errors import (
     AdapterNotFoundError,
     AliasNotFoundError,
     CorruptArtifactError,
+    RegistryError,
+    VariantNotFoundError,
     VersionDeletedError,
     VersionNotFoundError,
 )
+from model_registry.variants import MergedVariant, VariantManifest, preferred_kinds
 
 FORMAT_VERSION = 1
 
@@ -84,6 +87,25 @@ class RegistrySnapshot:
         if stored is None:
             raise VersionNotFoundError(wanted.name, number)
         return self._open(stored)
+
+    def known(self, ref: AdapterRef) -> AdapterVersion | None:
+        """As resolve, with None for what is not, or no longer, there."""
+        try:
+            return self.resolve(ref)
+        except RegistryError:
+            return None
+
+    def variant(self, version: AdapterVersion) -> MergedVariant:
+        """The most faithful merged variant of a version.
+
+        Raises:
+            VariantNotFoundError: There is none.
+        """
+        kinds = self.variants.get((version.name, version.number), {})
+        for kind in preferred_kinds(version.manifest.precision):
+            if kind in kinds:
+                return _open_variant(kinds[kind])
+        raise VariantNotFoundError(str(version.ref), "merged")
 
     @property
     def adapters(self) -> tuple[AdapterSummary, ...]:
@@ -218,3 +240,20 @@ class RegistrySnapshot:
             description=self.descriptions.get(name, ""),
             updated_at=max((stored.created_at for stored in ready), default=""),
         )
+
+
+def _open_variant(stored: StoredVariant) -> MergedVariant:
+    try:
+        manifest = VariantManifest.model_validate_json(stored.manifest)
+    except ValueError as error:
+        label = f"The manifest of {stored.name}/{stored.number} {stored.kind}"
+        raise CorruptArtifactError(label, "it cannot be read") from error
+    return MergedVariant(
+        stored.name,
+        stored.number,
+        stored.kind,
+        stored.digest,
+        manifest,
+        stored.created_at,
+        stored.created_by,
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_registry.adapter import AdapterRef
+from model_registry.errors import SignatureError
 from model_registry.parts import RegistryParts
 
 if TYPE_CHECKING:
@@ -72,8 +73,15 @@ class VariantVerbs(RegistryParts):
             return find_variant(connection, version, kind)
 
     def fetch_variant(self, variant: "MergedVariant") -> Path:
-        """A local directory that transformers and vLLM load, every byte checked."""
+        """A local directory that transformers and vLLM load, every byte checked.
+
+        Raises:
+            SignatureError: Keys are trusted.
+        """
         from model_registry.fetch import fetch_files
 
         label = f"{variant.ref} {variant.kind}"
+        if self.trusted is not None:
+            # A signature covers the adapter; nobody has vouched for these bytes.
+            raise SignatureError(label, "merged weights are not signed; serve the adapter")
         return fetch_files(self.blobs, self.cache, variant.digest, label, variant.manifest.files)

@@ -75,6 +75,11 @@ class MergedVariant:
         """Name inside any engine, with its own digest."""
         return f"{self.name}-v{self.number}-{self.kind}-{self.digest.removeprefix('sha256:')[:12]}"
 
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
     def to_json(self) -> dict[str, Any]:
         """For `--json` and HTTP."""
         return {
@@ -85,6 +90,7 @@ class MergedVariant:
             "engine_name": self.engine_name,
             "created_at": self.created_at,
             "created_by": self.created_by,
+            "size": self.size,
             "manifest": self.manifest.model_dump(mode="json", exclude_none=True),
         }
 

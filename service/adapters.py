@@ -2,32 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from mcq.prompts import prompt_format
 from model_registry.adapter import AdapterVersion
 from model_registry.follow import RegistryFollower
 from service.backends.base import AdapterFiles, Backend
-from service.errors import BackendOverloadedError
+from service.held import HeldItems
 from service.metrics import Metrics
 
 log = logging.getLogger("mcq.adapters")
-
-
-class _Entry:
-    """One adapter on its way into the backend, or in it."""
-
-    def __init__(self, loading: asyncio.Task[AdapterFiles]) -> None:
-        self.loading = loading
-        self.users = 0
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether loading ended without the adapter in the backend."""
-        if not self.loading.done():
-            return False
-        return self.loading.cancelled() or self.loading.exception() is not None
 
 
 class AdapterCache:
@@ -39,18 +23,20 @@ class AdapterCache:
         self._backend = backend
         self._follower = follower
         self._metrics = metrics
-        self._max_adapters = max_adapters
-        self._entries: dict[str, _Entry] = {}  # by digest, the one used last at the end
-        self._changing = asyncio.Lock()  # one adapter at a time goes in or out
+        # By digest: the same content under two names is loaded once.
+        self._items = HeldItems[AdapterVersion, AdapterFiles](
+            max_adapters, self._load, self._unload
+        )
 
     @property
     def loaded(self) -> frozenset[str]:
         """Digests of the adapters that are ready in the backend."""
-        return frozenset(
-            digest
-            for digest, entry in self._entries.items()
-            if entry.loading.done() and not entry.has_failed
-        )
+        return self._items.loaded
+
+    @property
+    def held(self) -> tuple[AdapterVersion, ...]:
+        """The versions that are in the backend or on their way."""
+        return self._items.subjects
 
     def check(self, version: AdapterVersion) -> None:
         """Refuse what cannot work here, before anything is loaded.
@@ -64,36 +50,14 @@ class AdapterCache:
         if info.fingerprint is not None:
             version.check_base(info.fingerprint, info.precision)
 
-    @asynccontextmanager
-    async def acquire(self, version: AdapterVersion) -> AsyncGenerator[AdapterFiles]:
+    def acquire(self, version: AdapterVersion) -> AbstractAsyncContextManager[AdapterFiles]:
         """Hold an adapter in the backend for the length of one request.
 
         Raises:
             AdapterRejectedError: Its tensors do not fit, or change nothing.
             BackendOverloadedError: As many others are in use as fit.
         """
-        entry = self._entries.get(version.digest)
-        if entry is None:
-            async with self._changing:
-                entry = self._entries.get(version.digest)
-                if entry is None:
-                    await self._make_room()
-                    entry = self._begin(version)
-        self._entries.pop(version.digest, None)
-        self._entries[version.digest] = entry
-        entry.users += 1
-        try:
-            yield await asyncio.shield(entry.loading)
-        finally:
-            entry.users -= 1
-            if entry.has_failed:
-                self._forget(version.digest, entry)
-
-    def _begin(self, version: AdapterVersion) -> _Entry:
-        task = asyncio.create_task(self._load(version), name=f"load-{version.engine_name}")
-        entry = _Entry(task)
-        self._entries[version.digest] = entry
-        return entry
+        return self._items.acquire(version.digest, version)
 
     async def _load(self, version: AdapterVersion) -> AdapterFiles:
         with self._metrics.time_adapter_load():
@@ -103,17 +67,6 @@ class AdapterCache:
         log.info("adapter loaded", extra={"adapter": version.engine_name})
         return files
 
-    async def _make_room(self) -> None:
-        while len(self._entries) >= self._max_adapters:
-            idle = next((d for d, e in self._entries.items() if e.users == 0), None)
-            if idle is None:
-                raise BackendOverloadedError
-            entry = self._entries.pop(idle)
-            await asyncio.wait([entry.loading])
-            if not entry.has_failed:
-                self._metrics.adapter_evictions.inc()
-                await self._backend.unload_adapter(idle)
-
-    def _forget(self, digest: str, entry: _Entry) -> None:
-        if self._entries.get(digest) is entry:
-            del self._entries[digest]
+    async def _unload(self, version: AdapterVersion, _: AdapterFiles) -> None:
+        self._metrics.adapter_evictions.inc()
+        await self._backend.unload_adapter(version.digest)

@@ -9,6 +9,7 @@ from litestar.di import Provide
 from model_registry import ModelRegistry
 from service.backends.opening import open_backend as open_configured_backend
 from service.config import ServiceConfig
+from service.merged import OpenBackend
 from service.openapi import OPENAPI
 from service.problems import answer_problem
 from service.request_log import RequestLog
@@ -17,7 +18,7 @@ from service.routes.health import live, metrics, ready
 from service.routes.page import page_router
 from service.routes.questions import generate
 from service.routes.registry import registry_router
-from service.runtime import OpenBackend, Runtime
+from service.runtime import Runtime
 
 _MAX_BODY_BYTES = 1_000_000
 

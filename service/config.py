@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcq.errors import McqError
@@ -42,10 +42,11 @@ class ServiceConfig(BaseSettings):
     base_model: str = "embedded:qwen2.5-coder-1.5b-instruct"
     """Source of the base model: `hf:ORG/NAME`, a directory, a GGUF file, or `embedded:NAME`."""
 
-    precision: Literal["auto", "fp32", "bf16", "nf4", "dequantized"] = "auto"
-    """How the base is held. `auto` is bf16; the engine on a CPU computes with its layers rounded to
-    8 bits, several times faster (`bf16` keeps them exact). `nf4` and `dequantized` (NF4 turned back
-    into bf16) are for adapters trained by QLoRA."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "nf4", "dequantized"] = "auto"
+    """How the base is held. `auto` is bf16, or fp16 where the model's files are; the engine on a
+    CPU computes with its layers rounded to 8 bits, several times faster (`bf16` and `fp16` keep
+    them exact). `nf4` and `dequantized` (NF4 turned back into bf16) are for adapters trained by
+    QLoRA."""
 
     registry: str = "var/registry"
     """The adapter registry: a directory, or the URL of its index (`postgresql://…`)."""
@@ -66,6 +67,10 @@ class ServiceConfig(BaseSettings):
 
     max_adapters: PositiveInt = 32
     """How many adapters stay loaded at once; the one idle longest goes first."""
+
+    max_merged: NonNegativeInt = 1
+    """How many merged variants stay in memory at once, each as large as the base model; the one
+    idle longest goes first. 0: none is served."""
 
     cache_dir: Path | None = None
     """Where converted base models are kept; the user's cache directory if unset."""

@@ -4,6 +4,8 @@ ServiceError
 ├── BackendError
 │   ├── AdapterRejectedError    the adapter's tensors do not fit the loaded base, or do nothing
 │   ├── ContextTooLongError     prompt and completion exceed the context window
+│   ├── MergedModelRejectedError  merged weights that give no finite numbers
+│   ├── NoRoomError             a model does not fit into memory
 │   ├── BackendOverloadedError  the queue is full; try again later
 │   └── BackendFailedError      the model failed at this request
 ├── UnknownVariantError         no such variant of the adapter
@@ -37,6 +39,25 @@ class AdapterRejectedError(BackendError):
         super().__init__(f"The adapter {adapter} cannot be served: {reason}")
         self.adapter = adapter
         self.reason = reason
+
+
+class MergedModelRejectedError(BackendError):
+    """Merged weights that give no finite numbers in their precision."""
+
+    def __init__(self, variant: str, version: str) -> None:
+        super().__init__(
+            f"{variant} overflows in its precision; merge again with "
+            f"`python -m model_registry merge {version} --dtype bf16`, or serve the adapter"
+        )
+        self.variant = variant
+
+
+class NoRoomError(BackendError):
+    """A model does not fit into memory beside what is there."""
+
+    def __init__(self, model: str, detail: str) -> None:
+        super().__init__(f"{model} does not fit into memory: {detail}")
+        self.detail = detail
 
 
 class ContextTooLongError(BackendError):

@@ -17,6 +17,7 @@ from mcq.shuffling import balanced
 from service.adapters import AdapterCache
 from service.backends.base import Backend
 from service.candidates import CandidateSource, Tally
+from service.merged import MergedModels
 from service.metrics import Metrics
 from service.planning import BARE_BASE, Plan, Planner
 from service.schema import GenerateDone, GenerateRequest, Usage
@@ -27,10 +28,16 @@ class QuestionGenerator:
     """Turns planned requests into questions, as they get ready."""
 
     def __init__(
-        self, backend: Backend, adapters: AdapterCache, planner: Planner, metrics: Metrics
+        self,
+        backend: Backend,
+        adapters: AdapterCache,
+        merged: MergedModels,
+        planner: Planner,
+        metrics: Metrics,
     ) -> None:
         self._backend = backend
         self._adapters = adapters
+        self._merged = merged
         self._planner = planner
         self._verifier = Verifier(backend)
         self._metrics = metrics
@@ -44,10 +51,12 @@ class QuestionGenerator:
         tally = Tally()
         rng = random.Random(plan.seed)
         async with AsyncExitStack() as stack:
-            files = None
-            if plan.version is not None:
+            backend, files = self._backend, None
+            if plan.variant is not None:
+                backend = await stack.enter_async_context(self._merged.acquire(plan.variant))
+            elif plan.version is not None:
                 files = await stack.enter_async_context(self._adapters.acquire(plan.version))
-            source = CandidateSource(self._backend, plan, files, tally, self._metrics)
+            source = CandidateSource(backend, plan, files, tally, self._metrics)
             budget = plan.request.n * plan.candidates_per_question
             while len(tally.accepted) < plan.request.n and tally.candidates < budget:
                 if time.monotonic() >= plan.deadline:

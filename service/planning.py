@@ -9,10 +9,12 @@ from mcq.language import detect_language
 from mcq.prompts import PromptFormat, prompt_format
 from model_registry.adapter import AdapterVersion
 from model_registry.follow import RegistryFollower
+from model_registry.variants import MergedVariant
 from service.adapters import AdapterCache
 from service.backends.base import Backend, Sampling
 from service.config import ServiceConfig
 from service.errors import ContextTooLongError, TooManyQuestionsError, UnknownVariantError
+from service.merged import MergedModels
 from service.schema import AdapterUsed, GenerateRequest, GenerateStart, Quality
 
 BARE_BASE = "base"
@@ -27,6 +29,8 @@ class Plan:
     request: GenerateRequest
     context: str
     version: AdapterVersion | None
+    variant: MergedVariant | None
+    """The merged weights that answer instead of adapter and base."""
     prompt_format: PromptFormat
     seed: int
     candidates_per_question: int
@@ -47,11 +51,13 @@ class Planner:
         self,
         backend: Backend,
         adapters: AdapterCache,
+        merged: MergedModels,
         follower: RegistryFollower,
         config: ServiceConfig,
     ) -> None:
         self._backend = backend
         self._adapters = adapters
+        self._merged = merged
         self._follower = follower
         self._config = config
 
@@ -69,15 +75,14 @@ class Planner:
             request.context, min_words=config.min_context_words, max_words=config.max_context_words
         )
         version = self._version(request.adapter)
-        if request.variant != "adapter":
-            name = request.adapter or config.default_adapter or BARE_BASE
-            raise UnknownVariantError(name, request.variant, ("adapter",))
+        variant = self._variant(request, version)
         start = GenerateStart(
             id=f"gen_{secrets.token_hex(8)}",
             base_model=self._backend.info.base_model,
             adapter=version
             and AdapterUsed(name=version.name, version=version.number, digest=version.digest),
             variant=request.variant,
+            variant_digest=variant and variant.digest,
             language=detect_language(context) if request.language == "auto" else request.language,
         )
         plan = Plan(
@@ -85,6 +90,7 @@ class Planner:
             request=request,
             context=context,
             version=version,
+            variant=variant,
             prompt_format=prompt_format(
                 version.manifest.prompt_format if version else self._base_format
             ),
@@ -99,9 +105,19 @@ class Planner:
         name = name if name is not None else self._config.default_adapter
         if name is None or name == BARE_BASE:
             return None
-        version = self._follower.snapshot.resolve(name)
-        self._adapters.check(version)
-        return version
+        return self._follower.snapshot.resolve(name)
+
+    def _variant(
+        self, request: GenerateRequest, version: AdapterVersion | None
+    ) -> MergedVariant | None:
+        """The merged weights that were asked for; else the adapter has to fit the loaded base."""
+        if request.variant == "adapter":
+            if version is not None:
+                self._adapters.check(version)
+            return None
+        if version is None:
+            raise UnknownVariantError(BARE_BASE, request.variant, ("adapter",))
+        return self._merged.find(version)
 
     @property
     def _base_format(self) -> str:

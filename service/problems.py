@@ -63,6 +63,8 @@ PROBLEMS: Mapping[type[McqError], Kind] = {
     bases.BaseModelError: Kind(500, "base-model", "Base model unusable"),
     service.AdapterRejectedError: Kind(409, "adapter-rejected", "Adapter refused"),
     service.ContextTooLongError: Kind(422, "context-too-long", "Context too long"),
+    service.MergedModelRejectedError: Kind(409, "adapter-rejected", "Merged weights refused"),
+    service.NoRoomError: Kind(503, "no-room", "Not enough memory"),
     service.BackendOverloadedError: Kind(503, "overloaded", "Overloaded"),
     service.BackendFailedError: Kind(502, "backend-failed", "The model failed"),
     service.BackendError: Kind(502, "backend-failed", "The model failed"),

@@ -3,24 +3,25 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from mcq.errors import McqError
 from model_registry import ModelRegistry
+from model_registry.adapter import AdapterVersion
 from model_registry.follow import RegistryFollower
 from service.adapters import AdapterCache
 from service.backends.base import Backend
 from service.config import ServiceConfig
 from service.errors import NotReadyError
 from service.generator import QuestionGenerator
+from service.leases import LeaseKeeper
+from service.merged import MergedModels, OpenBackend
 from service.metrics import Metrics
 from service.planning import Planner
 from service.schema import Health
 
 log = logging.getLogger("mcq.runtime")
-
-OpenBackend = Callable[[ServiceConfig], Awaitable[Backend]]
 
 
 class Runtime:
@@ -43,6 +44,8 @@ class Runtime:
         self._backend: Backend | None = None
         self._generator: QuestionGenerator | None = None
         self._adapters: AdapterCache | None = None
+        self._merged: MergedModels | None = None
+        self._leases = LeaseKeeper(self.follower, self._served, config.registry_poll_s)
         self._failure: str | None = None
         self._is_draining = False
         self.on_failure: Callable[[], None] | None = None
@@ -82,11 +85,26 @@ class Runtime:
             raise NotReadyError(self.health.status)
         return self._adapters
 
+    @property
+    def merged(self) -> MergedModels:
+        """The merged variants that are open, or NotReadyError."""
+        if self._merged is None:
+            raise NotReadyError(self.health.status)
+        return self._merged
+
+    def _served(self) -> list[AdapterVersion]:
+        """Every version that this replica has in memory, in whatever form."""
+        if self._adapters is None or self._merged is None:
+            return []
+        merged = [self.follower.snapshot.known(variant.ref) for variant in self._merged.held]
+        return [*self._adapters.held, *(version for version in merged if version is not None)]
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """The server's life: follow the registry, open the backend, close both."""
         async with AsyncExitStack() as stack:
             opening = asyncio.create_task(self._open(), name="open-backend")
+            renewing = asyncio.create_task(self._leases.run(), name="leases")
             stack.push_async_callback(asyncio.to_thread, self.follower.stop)
             try:
                 yield
@@ -95,6 +113,11 @@ class Runtime:
                 opening.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await opening
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
+                await self._leases.release()
+                if self._merged is not None:
+                    await self._merged.close()
                 if self._backend is not None:
                     await self._backend.close()
 
@@ -113,6 +136,9 @@ class Runtime:
         self._adapters = AdapterCache(
             backend, self.follower, self.metrics, self.config.max_adapters
         )
-        planner = Planner(backend, self._adapters, self.follower, self.config)
-        self._generator = QuestionGenerator(backend, self._adapters, planner, self.metrics)
+        self._merged = MergedModels(self.config, backend, self.follower, self._open_backend)
+        planner = Planner(backend, self._adapters, self._merged, self.follower, self.config)
+        self._generator = QuestionGenerator(
+            backend, self._adapters, self._merged, planner, self.metrics
+        )
         log.info("ready", extra={"base_model": backend.info.base_model})

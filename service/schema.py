@@ -77,6 +77,8 @@ class GenerateStart(_Wire):
     base_model: str
     adapter: AdapterUsed | None
     variant: Variant
+    variant_digest: str | None = None
+    """Identity of the merged weights that answer, for `merged`."""
     language: Language
 
 
@@ -109,6 +111,9 @@ class VersionInfo(_Wire):
     reason: str | None
     """Why it cannot be served here, if it cannot."""
     loaded: bool
+    merged: str | None
+    """Kind of the merged weights that `variant: merged` serves; none were made, or none may be
+    served here, if empty."""
 
 
 class AdapterInfo(_Wire):

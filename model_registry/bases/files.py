@@ -5,12 +5,19 @@ What a base model must bring: `config.json`, weights as safetensors, `tokenizer.
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from model_registry.bases.errors import IncompleteBaseModelError
 
 # How chat templates end a turn, by family: Qwen and SmolLM, Llama 3, Gemma, Phi, Mistral.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|endofturn|>")
+
+
+def stored_precision(directory: Path) -> Literal["fp16", "bf16"]:
+    """The 16-bit precision that loses least of the files' own: `fp16` if they are that."""
+    config = read_optional_json(directory, "config.json")
+    dtype = str(config.get("dtype") or config.get("torch_dtype"))
+    return "fp16" if dtype.endswith("float16") and not dtype.endswith("bfloat16") else "bf16"
 
 
 def require_complete(directory: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from service.backends.base import Backend
 from service.backends.echo import EchoBackend
 from service.config import ServiceConfig
+from service.errors import NoRoomError
 
 if TYPE_CHECKING:
     from model_registry.bases import BaseModel
@@ -20,6 +21,15 @@ async def open_backend(config: ServiceConfig) -> Backend:
 
 def _open_model(config: ServiceConfig) -> Backend:
     base = _prepare(config)
+    import torch
+
+    try:
+        return _load(config, base)
+    except torch.OutOfMemoryError as error:
+        raise NoRoomError(base.name, "the accelerator has too little left") from error
+
+
+def _load(config: ServiceConfig, base: "BaseModel") -> Backend:
     if config.backend == "reference":
         from service.backends.reference import ReferenceBackend
 

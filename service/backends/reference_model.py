@@ -20,20 +20,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from model_registry.bases.files import stored_precision
 from model_registry.errors import InvalidAdapterError
 from model_registry.peft_config import read_peft_config
 from service.backends.base import AdapterFiles
 from service.engine.cpu_linear import widening_linear
 from service.errors import AdapterRejectedError, BackendError
 
-PRECISIONS = {
-    "auto": "bf16",
-    "fp32": "fp32",
-    "bf16": "bf16",
-    "fp16": "fp16",
-    "nf4": "nf4",
-    "dequantized": "dequantized",
-}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "nf4", "dequantized")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _PROBE_TOKENS = 16
 
@@ -65,8 +59,8 @@ class ReferenceModel:
     def load(
         cls, directory: Path, precision: str, end_token_ids: tuple[int, ...], device: str
     ) -> "ReferenceModel":
-        """Load a base model directory in a precision, one of the keys of `PRECISIONS`."""
-        precision = PRECISIONS[precision]
+        """Load a base model directory in a precision, one of `PRECISIONS`."""
+        precision = stored_precision(directory) if precision == "auto" else precision
         transformers_logging.disable_progress_bar()
         quantization = None
         if precision in ("nf4", "dequantized"):
@@ -86,7 +80,7 @@ class ReferenceModel:
             # Before the first forward: on some CPUs it repacks the weights, and what is
             # dequantized afterwards is garbage.
             model = model.dequantize(dtype=torch.bfloat16)
-        if device == "cpu" and precision in ("bf16", "dequantized"):
+        if device == "cpu" and precision in ("bf16", "fp16", "dequantized"):
             _widen(model)
         return cls(model, precision, end_token_ids)
 

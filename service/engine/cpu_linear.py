@@ -32,7 +32,8 @@ def widening_linear(
     if weight.dtype == x.dtype:
         return linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    if rows.shape[0] <= FEW_ROWS:
+    # fp16 ends at 65,504, which the inputs of some layers of language models exceed.
+    if rows.shape[0] <= FEW_ROWS and weight.dtype != torch.float16:
         product = linear(rows.to(weight.dtype), weight).float()
     else:
         product = _by_blocks(rows, weight)

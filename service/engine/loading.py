@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
+from model_registry.bases.files import stored_precision
 from service.engine.adapter_store import AdapterStore
 from service.engine.config import EngineConfig
 from service.engine.device_grammar import GrammarCompiler
@@ -19,8 +20,8 @@ from service.engine.model import EngineModel, load_weights, prepare_model
 from service.engine.runner import Runner
 from service.engine.token_bytes import token_bytes
 
-Precision = Literal["auto", "fp32", "bf16", "nf4", "dequantized"]
-_NAMES = {"auto": "bf16"}
+Precision = Literal["auto", "fp32", "bf16", "fp16", "nf4", "dequantized"]
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 CPU = EngineConfig(max_sequences=8, max_context=4096, prefill_tokens=512, max_ranks=1024)
 GPU = EngineConfig(
@@ -69,7 +70,8 @@ def open_engine(
     config = config or default_config(32, device)
     if precision == "auto":
         config = replace(config, int8_on_cpu=True)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        precision = stored_precision(directory)
+    dtype = _DTYPES.get(precision, torch.bfloat16)
     model = load_weights(directory, dtype, device, in_nf4=precision == "nf4")
     if precision == "dequantized":
         pass_through_nf4(model)
@@ -86,7 +88,7 @@ def open_engine(
         tokens=tokens,
         compiler=compiler,
         config=config,
-        precision=_NAMES.get(precision, precision),
+        precision=precision,
         shapes={
             name: (linear.base.out_features, linear.base.in_features)
             for name, linear in prepared.linears.items()

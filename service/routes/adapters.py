@@ -62,4 +62,12 @@ def _version(runtime: Runtime, version: AdapterVersion) -> VersionInfo:
         servable=reason is None,
         reason=reason,
         loaded=version.digest in runtime.adapters.loaded,
+        merged=_merged_kind(runtime, version),
     )
+
+
+def _merged_kind(runtime: Runtime, version: AdapterVersion) -> str | None:
+    try:
+        return runtime.merged.find(version).kind
+    except McqError:
+        return None

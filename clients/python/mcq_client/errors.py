@@ -141,6 +141,7 @@ ERROR_OF_CODE: dict[str, type[ProblemError]] = {
     "overloaded": OverloadedError,
     "not-ready": NotReadyError,
     "registry-unavailable": NotReadyError,
+    "no-room": ServiceFailedError,
     "timeout": DeadlineError,
     "backend-failed": ServiceFailedError,
     "malformed-completion": ServiceFailedError,

@@ -95,6 +95,7 @@ class GenerationStart(_Answer):
     base_model: str
     adapter: AdapterUsed | None = None
     variant: str = "adapter"
+    variant_digest: str | None = None
     language: Language
 
 
@@ -120,6 +121,7 @@ class AdapterVersion(_Answer):
     servable: bool = True
     reason: str | None = None
     loaded: bool = False
+    merged: str | None = None
 
 
 class Adapter(_Answer):
