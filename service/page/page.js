@@ -2,6 +2,7 @@
 
 const TEXTS = {
   vi: {
+    registry: "Bộ điều hợp",
     tagline: "Từ một đoạn văn thành câu hỏi trắc nghiệm, ngay trên máy của trường",
     context: "Đoạn văn", words: "từ", sample: "Dùng đoạn mẫu", editContext: "Sửa đoạn văn",
     count: "Số câu", adapter: "Bộ điều hợp", quality: "Kiểm chứng",
@@ -35,6 +36,7 @@ const TEXTS = {
     },
   },
   en: {
+    registry: "Adapters",
     tagline: "From a paragraph to multiple-choice questions, on the school's own machine",
     context: "Paragraph", words: "words", sample: "Use the sample", editContext: "Edit paragraph",
     count: "Questions", adapter: "Adapter", quality: "Verification",

@@ -1,8 +1,9 @@
-"""`GET /`: the teacher's page, three static files with a strict content security policy."""
+"""`GET /` and `GET /registry`: static pages with a strict content security policy."""
 
 from pathlib import Path
 
 from litestar import MediaType, Response, Router, get
+from litestar.handlers import HTTPRouteHandler
 
 _FOLDER = Path(__file__).parent.parent / "page"
 _HEADERS = {
@@ -13,31 +14,22 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-}
+_KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+_PAGES = {"/": "index.html", "/registry": "registry.html"}
 
 
 def page_router() -> Router:
-    """Routes of the page; the files are read once."""
-    contents = {name: (_FOLDER / name).read_bytes() for name in _FILES}
+    """Routes of both pages and of what they load; the files are read once."""
+    paths = _PAGES | {f"/{f.name}": f.name for f in _FOLDER.iterdir() if f.suffix != ".html"}
+    return Router(path="/", route_handlers=[_route(path, _FOLDER / paths[path]) for path in paths])
 
-    def answer(name: str) -> Response[bytes]:
-        headers = {**_HEADERS, "Content-Type": _FILES[name]}
-        return Response(contents[name], headers=headers, media_type=MediaType.TEXT)
 
-    @get("/", include_in_schema=False, sync_to_thread=False)
-    def index() -> Response[bytes]:
-        return answer("index.html")
+def _route(path: str, file: Path) -> HTTPRouteHandler:
+    content = file.read_bytes()
+    headers = {**_HEADERS, "Content-Type": f"{_KINDS[file.suffix]}; charset=utf-8"}
 
-    @get("/page.js", include_in_schema=False, sync_to_thread=False)
-    def script() -> Response[bytes]:
-        return answer("page.js")
+    @get(path, include_in_schema=False, sync_to_thread=False)
+    def answer() -> Response[bytes]:
+        return Response(content, headers=headers, media_type=MediaType.TEXT)
 
-    @get("/page.css", include_in_schema=False, sync_to_thread=False)
-    def style() -> Response[bytes]:
-        return answer("page.css")
-
-    return Router(path="/", route_handlers=[index, script, style])
+    return answer
