@@ -27,7 +27,7 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def check(size: str) -> dict[str, float]:
+def check(size: str, *, forked: bool = False) -> dict[str, float]:
     """Distances of prompts and decode steps, with and without adapters, from plain operators."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -36,7 +36,7 @@ def check(size: str) -> dict[str, float]:
     model = random_model(size, device, dtype)
     plain = torch.stack([model(torch.tensor([p], device=device)).logits[0, -1] for p in prompt])
     config = replace(GPU, max_sequences=8, max_context=1024, max_adapters=4, max_ranks=96)
-    config = replace(config, compile_layers=False)
+    config = replace(config, compile_layers=False, fork_adapters=forked)
     structure = Structure()
     prepared = prepare_model(model, config)
     lora = LoraSlots(prepared.linears, config.max_adapters, config.max_ranks)
@@ -79,7 +79,9 @@ def check(size: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="0.5b")
-    for name, value in check(parser.parse_args().size).items():
+    parser.add_argument("--forked", action="store_true")
+    args = parser.parse_args()
+    for name, value in check(args.size, forked=args.forked).items():
         print(f"{name:20} {value:.5f}", flush=True)
 
 

@@ -34,12 +34,15 @@ class Bench:
 
     engine: Engine
     runner: Runner
+    lora: LoraSlots
     structure: Structure
     shapes: dict[str, tuple[int, int]]
     start_s: dict[str, float]
 
 
-def open_bench(size: str, config: EngineConfig, structure: Structure, model=None) -> Bench:
+def open_bench(
+    size: str, config: EngineConfig, structure: Structure, model=None, *, sampling: bool = False
+) -> Bench:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     marks = {"start": time.monotonic()}
     model = model or random_model(size, device)
@@ -52,27 +55,30 @@ def open_bench(size: str, config: EngineConfig, structure: Structure, model=None
         from service.engine.gpu_runner import GpuRunner
 
         runner = GpuRunner(prepared, config, vocabulary)
-        start_s |= runner.warm_up(sampling=False)
+        start_s |= runner.warm_up(sampling=sampling)
     else:
         runner = Runner(prepared, config, vocabulary)
     shapes = {n: (m.base.out_features, m.base.in_features) for n, m in prepared.linears.items()}
-    return Bench(Engine(runner, lora, config), runner, structure, shapes, start_s)
+    return Bench(Engine(runner, lora, config), runner, lora, structure, shapes, start_s)
 
 
 def run(bench: Bench, work: list[EngineRequest]) -> dict[str, float]:
     """All requests at once; tokens per second over the wall clock."""
     inbox: queue.Queue[list[Output]] = queue.Queue()
     started = time.perf_counter()
-    for request in work:
-        bench.engine.submit(request, inbox.put)
+    tickets = [bench.engine.submit(request, inbox.put) for request in work]
     left, tokens, first = len(work), 0, None
-    while left:
-        for output in inbox.get(timeout=300):
-            if output.error is not None:
-                raise output.error
-            first = first or time.perf_counter()
-            tokens += len(output.tokens)
-            left -= output.finish is not None
+    try:
+        while left:
+            for output in inbox.get(timeout=300):
+                if output.error is not None:
+                    raise output.error
+                first = first or time.perf_counter()
+                tokens += len(output.tokens)
+                left -= output.finish is not None
+    finally:  # after a failure nothing may run on beside the next case
+        for ticket in tickets:
+            bench.engine.cancel(ticket)
     seconds = time.perf_counter() - started
     decoding = time.perf_counter() - (first or started)
     return {

@@ -34,5 +34,7 @@ class EngineConfig:
     """Multiply 16-bit weights as 8-bit integers on a CPU: many times faster, nearly as exact."""
     compile_layers: bool = False
     """Compile decoder layers and the sampler with torch.compile."""
+    fork_adapters: bool = False
+    """Compute the adapters' A beside the base's product, on another stream of the GPU."""
     jump_forward: bool = True
     """Feed several tokens at once where the grammar leaves no choice; pays without overlap."""

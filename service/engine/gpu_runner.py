@@ -33,7 +33,7 @@ class GpuRunner(Runner):
 
     def __init__(self, model: EngineModel, config: EngineConfig, vocabulary: Vocabulary) -> None:
         super().__init__(model, config, vocabulary)
-        self._kernels = GpuKernels()
+        self._kernels = GpuKernels(forked=config.fork_adapters)
         model.plan.kernels = model.lora_step.kernels = self._kernels
         for group in {linear.group for linear in model.linears.values()}:
             group.parts_of = parts_of_blocks(group.sizes, self.device)

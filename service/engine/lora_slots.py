@@ -14,6 +14,8 @@ from service.engine.lora import LoraLinear
 from service.errors import AdapterRejectedError
 
 BASE_SLOT = 0
+MAX_RANK = 512
+"""Of one adapter; the kernels reserve this much between A and B."""
 _ROW_UNIT = 8
 """Ranks are rounded up to this, so that products keep an aligned inner dimension."""
 
@@ -73,9 +75,9 @@ class LoraSlots:
 
     def _load(self, digest: str, adapter: HostAdapter) -> LoraSlot | None:
         rank = -(-adapter.rank // _ROW_UNIT) * _ROW_UNIT
-        if rank > self._rows:
+        if rank > min(self._rows, MAX_RANK):
             raise AdapterRejectedError(
-                adapter.name, f"rank {rank} exceeds the {self._rows} rank rows"
+                adapter.name, f"rank {rank} exceeds the {min(self._rows, MAX_RANK)} rank rows"
             )
         rows = self._place(rank)
         if rows is None:

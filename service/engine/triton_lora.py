@@ -14,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from service.engine.lora_slots import MAX_RANK
+
 PROMPT_BLOCK = 64
 """Tokens of a block in prompts, where many in a row use one adapter."""
 DECODE_BLOCK = 16
@@ -63,8 +65,9 @@ def _shrink(
 
 @triton.jit
 def _expand(
-    hidden, b, y, blocks, parts_of, tokens_total, outputs, width, splits,
-    PARTS: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
+    hidden, b, y, blocks, parts_of, tokens_total, outputs, width,
+    SPLITS: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = blocks + tl.program_id(0) * 4
     token, count = tl.load(block), tl.load(block + 1)
@@ -80,7 +83,8 @@ def _expand(
         used = ranks < rank
         cells = present[:, None] & used[None, :]
         left = tl.zeros((ROWS, RANK), tl.float32)
-        for split in range(splits):
+        # Unrolled, so that no load waits for another.
+        for split in tl.static_range(SPLITS):  # pyright: ignore[reportGeneralTypeIssues]
             place = (split * tokens_total + tokens[:, None]).to(tl.int64) * (PARTS * width)
             left += tl.load(hidden + place + part * width + ranks[None, :], cells, 0.0)
         right = tl.load(
@@ -111,22 +115,33 @@ def add_lora(x, y, a, b, blocks, parts_of, block_tokens: int) -> None:
         b: [pool rows, outputs], the parts side by side.
         blocks: The table; a block of no tokens is skipped.
     """
-    if not len(blocks):
-        return
+    if len(blocks):
+        expand(shrink(x, a, blocks, block_tokens), y, b, blocks, parts_of, block_tokens)
+
+
+def shrink(x, a, blocks, block_tokens: int) -> torch.Tensor:
+    """Tokens times the A rows of their adapters: [splits, tokens, parts, highest rank]."""
     tokens, inputs = x.shape
     parts, pool_rows, _ = a.shape
-    width = pool_rows if pool_rows < 512 else 512
+    width = min(pool_rows, MAX_RANK)
     # Prompts fill the device with tokens alone; decoding needs the inputs split as well.
     chunk = inputs if block_tokens == PROMPT_BLOCK else 512
     splits = triton.cdiv(inputs, chunk)
-    hidden = torch.empty((splits, tokens, parts * width), dtype=torch.float32, device=x.device)
+    hidden = torch.empty((splits, tokens, parts, width), dtype=torch.float32, device=x.device)
     launch: Any = _shrink  # options of the compiler are no parameters of it
     launch[(len(blocks), parts, splits)](
         x, a, hidden, blocks, tokens, inputs, pool_rows, width, chunk,
         PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=128, num_warps=4, num_stages=3,
     )  # fmt: skip
+    return hidden
+
+
+def expand(hidden, y, b, blocks, parts_of, block_tokens: int) -> None:
+    """Add what `shrink` gave, times the B rows of each adapter, to `y` in place."""
+    splits, tokens, parts, width = hidden.shape
     launch: Any = _expand  # options of the compiler are no parameters of it
     launch[(len(blocks), len(parts_of))](
-        hidden, b, y, blocks, parts_of, tokens, b.shape[1], width, splits,
-        PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=_OUTPUTS, num_warps=4, num_stages=2,
+        hidden, b, y, blocks, parts_of, tokens, b.shape[1], width,
+        SPLITS=splits, PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=_OUTPUTS,
+        num_warps=4, num_stages=2,
     )  # fmt: skip
