@@ -10,7 +10,6 @@ a prompt token must go through every weight. No version of the engine gets below
 from dataclasses import dataclass
 from typing import Any
 
-
 H100_BYTES_PER_S = 3.35e12
 H100_FLOPS = 989e12
 """bf16, dense."""
