@@ -49,6 +49,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65536, help="reader's tokens in a batch")
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--final-from", nargs="+", default=[], help="recipes fit to be shipped")
+    parser.add_argument(
+        "--candidates",
+        choices=("all", "ruler", "final", "none"),
+        default="all",
+        help="items to be read; `final` samples the first recipe and judges nothing",
+    )
     parser.add_argument("--then", nargs="+", default=[], help="judged after the candidates")
     options = parser.parse_args()
     train_all(options) if options.role == "train" else Judge(options).run()
@@ -137,9 +143,13 @@ class Judge:
         say("judge is ready")
 
     def run(self) -> None:
+        if self.options.candidates == "final":
+            self.final(self.options.recipes[0].replace(":", "-"))
+            return
         for recipe in self.options.recipes:
             self.judge(recipe)
-        self.candidates()
+        if self.options.candidates != "none":
+            self.candidates()
         for recipe in self.options.then:
             self.judge(recipe)
         (self.options.out / "JUDGED").write_text("")
@@ -226,12 +236,17 @@ class Judge:
         say(f"ranked: {[(r, round(self.scores[r], 3)) for r in ranked]}; to be shipped: {best}")
         (self.options.out / "best.txt").write_text(best)
         ruler = [*self.passages("ruler"), *self.passages("ruler_en")]
-        final = [*self.passages("final"), *self.passages("final_en")]
         others = [label for label in ranked if label != best][:2]
         self.sample(best, "ruler", ruler, ((0.0, 1), (0.7, 2), (0.8, 1)))
         for label in others:
             self.sample(label, "ruler", ruler, ((0.0, 1), (0.8, 1)))
-        self.sample(best, "final", final, ((0.0, 1), (0.8, 16)))
+        if self.options.candidates == "all":
+            self.final(best)
+
+    def final(self, label: str) -> None:
+        """A greedy item and sixteen samples for each passage that was set aside first."""
+        passages = [*self.passages("final"), *self.passages("final_en")]
+        self.sample(label, "final", passages, ((0.0, 1), (0.8, 16)))
 
     def sample(
         self,
