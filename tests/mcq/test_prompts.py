@@ -44,6 +44,24 @@ def test_chat_prompt_is_frozen() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "lines"),
+    [
+        ("chat/2", "Hãy chép lại phần ngữ cảnh nêu một ý đáng hỏi, rồi viết một câu hỏi trắc "
+         "nghiệm về ý đó: một phương án đúng, ba phương án sai cùng loại với nó.", "Trích: …\n"),
+        ("chat/3", "Hãy viết một câu hỏi trắc nghiệm dựa vào ngữ cảnh dưới đây: một phương án "
+         "đúng, ba phương án sai cùng loại với nó.", ""),
+    ],
+)  # fmt: skip
+def test_prompts_that_name_the_right_option_first_are_frozen(
+    name: str, task: str, lines: str
+) -> None:
+    prompt = prompt_format(name).render("Một đoạn văn.", "vi")
+    form = f"{lines}Câu hỏi: …\nĐúng: …\nSai: …\nSai: …\nSai: …"
+    assert prompt.messages[0].content == f"{task} Trả lời đúng theo mẫu:\n{form}"
+    assert prompt.messages[1].content == "Một đoạn văn."
+
+
 def test_chat_prompt_goes_through_the_base_models_template() -> None:
     prompt = prompt_format("chat/1").render("A paragraph.", "en", ["Old?"])
     text = prompt.to_text(lambda turns: "|".join(f"{t['role']}:{t['content']}" for t in turns))
