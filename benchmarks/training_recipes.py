@@ -195,6 +195,9 @@ class Judge:
         """The model that writes with this adapter; the 16-bit one, unless it learned on NF4."""
         import peft
 
+        if isinstance(self.model, peft.PeftModel):  # the bare base may come after an adapter
+            layers = self.model.base_model
+            layers.disable_adapter_layers() if label == "base" else layers.enable_adapter_layers()
         if label == "base":
             return self.model
         folder = self.options.out / label

@@ -26,7 +26,7 @@ from mcq.question import (
 )
 
 MAX_QUOTE_CHARACTERS = 500
-"""Two long sentences; of 1,862 training questions one rests on more."""
+"""Two long sentences; of 1,862 training questions two rest on more."""
 
 
 class CompletionForm(Protocol):
@@ -84,8 +84,8 @@ class RightFirst:
     """Stem, the right option, then three wrong ones; before them, maybe the proving sentence.
 
     A model that composes four options before it names the key has to plan what it cannot see. Here
-    it answers its own question at once, next to the sentence that it has just copied, and only then
-    looks for what is wrong. Whoever reads the completion chooses the letters.
+    it answers its own question at once and only then looks for what is wrong. The letters come from
+    whoever reads the completion.
     """
 
     needs_quote: bool
