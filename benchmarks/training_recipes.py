@@ -196,7 +196,7 @@ class Judge:
         import peft
 
         if isinstance(self.model, peft.PeftModel):  # the bare base may come after an adapter
-            layers = self.model.base_model
+            layers: Any = self.model.base_model
             layers.disable_adapter_layers() if label == "base" else layers.enable_adapter_layers()
         if label == "base":
             return self.model
