@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 from mcq.checks import run_checks
 from mcq.evidence import find_evidence
+from mcq.flaws import is_blocked
 from mcq.language import Language
 from mcq.question import Check, Question
 from mcq.shuffling import balanced
@@ -21,7 +22,7 @@ from service.merged import MergedModels
 from service.metrics import Metrics
 from service.planning import BARE_BASE, Plan, Planner
 from service.schema import GenerateDone, GenerateRequest, Usage
-from service.verifier import BLOCKING_FLAWS, VERIFIED, Verdict, Verifier
+from service.verifier import VERIFIED, Verdict, Verifier
 
 
 class QuestionGenerator:
@@ -93,7 +94,7 @@ class QuestionGenerator:
         pool: list[Question] = []
         async for question in source.draw(min(plan.candidates_per_question, budget)):
             question = checked(question, plan.context, plan.start.language)
-            if any(not check.passed and check.name in BLOCKING_FLAWS for check in question.checks):
+            if is_blocked(check.name for check in question.checks if not check.passed):
                 source.drop("flawed")
             else:
                 pool.append(question)

@@ -15,20 +15,6 @@ from service.backends.base import Backend, ScoreRequest
 VERIFIED = 0.65
 """The key's mean probability from which a question counts as verified."""
 
-BLOCKING_FLAWS = frozenset(
-    {
-        "foreign_script",
-        "wrong_language",
-        "leftovers",
-        "all_or_none_of_the_above",
-        "combined_options",
-        "unfocused_stem",
-        "options_overlap",
-        "stem_gives_key",
-    }
-)
-"""Failed checks that no probability makes up for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

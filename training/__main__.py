@@ -13,6 +13,8 @@ verbs:
   python -m training data CONFIG.yaml        what the data is and what was dropped; trains nothing
   python -m training plan CONFIG.yaml        does it fit into memory, and what to change if not
   python -m training evaluate …              judge adapters by the questions they write
+  python -m training sample ADAPTER FILE …   many judged candidates for each passage
+  python -m training select FILE …           preference pairs out of them
   python -m training register RUN            register a run that was made elsewhere
   python -m training push RUN ORG/NAME       send an adapter to the Hub, with a model card
 
@@ -44,6 +46,8 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "data": commands.data,
         "plan": commands.plan,
         "evaluate": commands.evaluate,
+        "sample": commands.sample,
+        "select": commands.select,
         "register": commands.register,
         "push": commands.push,
     }

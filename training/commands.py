@@ -1,4 +1,4 @@
-"""The verbs besides training itself: data, plan, evaluate, register, push."""
+"""The verbs besides training itself: data, plan, evaluate, sample, select, register, push."""
 
 import argparse
 from pathlib import Path
@@ -63,6 +63,60 @@ def evaluate(arguments: list[str]) -> int:
     from training.compare import compare
 
     print(compare(options))
+    return 0
+
+
+def sample(arguments: list[str]) -> int:
+    """Draw many candidates for each passage and judge them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training sample",
+        description="Draw several questions for each passage with an adapter, judge them by rules "
+        "and by the bare base, and write them as JSON Lines; goes on where it was stopped.",
+    )
+    parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, or a run or adapter folder")
+    parser.add_argument("output", type=Path, help="a .jsonl file")
+    parser.add_argument("--contexts", nargs="+", required=True, help="files with a column context")
+    parser.add_argument("--use", default=None, help="passages of the files with this `use`")
+    parser.add_argument("--n", type=int, default=8, help="candidates for each passage")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
+    parser.add_argument("--registry", default="var/registry")
+    parser.add_argument("--batch-size", type=int, default=8, help="completions at once")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--reader-tokens", type=int, default=4096, help="in a batch of the reader")
+    options = parser.parse_args(arguments)
+
+    from training.compare import sample as draw
+
+    print(f"{draw(options)} candidates written to {options.output}")
+    return 0
+
+
+def select(arguments: list[str]) -> int:
+    """Make preference pairs from candidates."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training select",
+        description="Pair the best candidates of each passage with bad ones, for preference "
+        "tuning; writes pairs.jsonl beside the candidates.",
+    )
+    parser.add_argument("candidates", type=Path)
+    parser.add_argument("--prompt-format", required=True, help="the one they were written in")
+    parser.add_argument("--source", default="self-generated", help="whose passages these are")
+    parser.add_argument("--licence", default="", help="of the passages")
+    options = parser.parse_args(arguments)
+
+    import json
+
+    from training.sampling import select as choose
+
+    found = choose(
+        options.candidates,
+        prompt_format=options.prompt_format,
+        source=options.source,
+        licence=options.licence,
+    )
+    print(json.dumps(found, ensure_ascii=False, indent=1))
     return 0
 
 

@@ -1,6 +1,6 @@
 # pyright: basic
 # drives peft and transformers, which are typed too loosely for strict checking
-"""`python -m training evaluate`: adapters and the bare base, judged on the same passages."""
+"""`python -m training evaluate` and `sample`: what named adapters, or the bare base, write."""
 
 import json
 from pathlib import Path
@@ -53,10 +53,37 @@ def compare(options: Any) -> str:
     return f"{markdown}\n\nWritten to {options.output}"
 
 
+def sample(options: Any) -> int:
+    """Draw and judge candidates as the command line says; returns how many were written."""
+    from training.model import load_base
+    from training.rows import Renderer
+    from training.sampling import sample as draw
+
+    directory, precision, format_name = locate(options.adapter, options)
+    passages = [
+        passage
+        for path in options.contexts
+        for passage in load_passages(EvaluationConfig(contexts=path, use=options.use))
+    ]
+    base = load_base(_config(options.base, precision == "nf4", format_name))
+    return draw(
+        base.model if directory is None else _attach(base, directory),
+        Renderer(base.tokenizer, format_name),
+        passages,
+        options.output,
+        n=options.n,
+        temperature=options.temperature,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        reader_tokens=options.reader_tokens,
+    )
+
+
 def locate(ref: str, options: Any) -> tuple[Path | None, str, str]:
     """Directory (None for the bare base), precision and prompt format of what a user named."""
     if ref == "base":
-        return None, "16 bit", options.prompt_format
+        return None, "16 bit", getattr(options, "prompt_format", "chat/1")
     folder = Path(ref)
     if (folder / "run.json").is_file():
         card = json.loads((folder / "run.json").read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-Objective = Literal["mcq", "text"]
+Objective = Literal["mcq", "text", "preference"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
@@ -148,6 +148,15 @@ class EvaluationConfig(_Section):
     enabled: bool = True
 
 
+class PreferenceConfig(_Section):
+    """How an adapter is tuned on pairs of completions."""
+
+    beta: PositiveFloat = 0.1
+    """How dear it is to leave the adapter that the run started from."""
+    sft_weight: NonNegativeFloat = 0.2
+    """Share of the plain loss on the better completion."""
+
+
 class TrainingConfig(_Section):
     """A run: data → model → fit → evaluate → register."""
 
@@ -158,11 +167,15 @@ class TrainingConfig(_Section):
     `embedded:NAME`, or `tiny:ARCHITECTURE` for a random model in tests."""
     description: str = ""
     objective: Objective = "mcq"
-    """`mcq`: loss on the question only. `text`: continued pre-training on the passages."""
+    """`mcq`: loss on the question only. `text`: continued pre-training on the passages.
+    `preference`: the better of two completions (`training.preference`)."""
+    start_from: str = ""
+    """For `preference`: the folder of the adapter that is tuned."""
     prompt_format: str = "chat/1"
     data: DataConfig
     method: MethodConfig = MethodConfig()
     fit: FitConfig = FitConfig()
+    preference: PreferenceConfig = PreferenceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output_dir: str = ""
     """Checkpoints, run card and report; `runs/NAME` if left out."""

@@ -137,26 +137,8 @@ def sft_arguments(config: TrainingConfig, base: Base, *, evaluate: bool) -> Any:
     import trl.trainer.sft_trainer
 
     run = config.fit
-    on_cuda = base.model.device.type == "cuda"
-    computes_in = "bf16" if base.precision == "nf4" and on_cuda else base.precision
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(config.run_dir / "tensorboard")
-    steps = run.eval_steps if run.eval_steps < 1 else int(run.eval_steps)
     return trl.trainer.sft_config.SFTConfig(
-        output_dir=str(config.run_dir / "checkpoints"),
-        learning_rate=run.learning_rate,
-        num_train_epochs=run.num_train_epochs,
-        max_steps=run.max_steps,
-        per_device_train_batch_size=run.per_device_train_batch_size,
-        per_device_eval_batch_size=run.per_device_eval_batch_size,
-        gradient_accumulation_steps=run.gradient_accumulation_steps,
-        lr_scheduler_type=run.lr_scheduler_type,
-        warmup_steps=run.warmup,
-        weight_decay=run.weight_decay,
-        max_grad_norm=run.max_grad_norm,
-        optim=choose_optimizer(config, base),
-        bf16=computes_in == "bf16",
-        fp16=computes_in == "fp16",
-        use_cpu=not on_cuda,
+        **shared_arguments(config, base, evaluate=evaluate),
         max_length=config.data.max_length,
         packing=run.packing,
         packing_strategy="bfd_split" if config.objective == "text" else "bfd",
@@ -164,24 +146,50 @@ def sft_arguments(config: TrainingConfig, base: Base, *, evaluate: bool) -> Any:
         train_sampling_strategy=(
             "group_by_length" if run.group_by_length and not run.packing else "random"
         ),
-        activation_checkpointing=run.activation_checkpointing,
-        torch_compile=run.torch_compile,
-        use_liger_kernel=run.liger,
-        seed=run.seed,
-        data_seed=run.seed,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=steps,
-        save_strategy="steps",
-        save_steps=steps,
-        save_total_limit=run.save_total_limit,
-        logging_steps=run.logging_steps,
-        logging_first_step=True,
-        report_to=list(run.report_to) or "none",
-        disable_tqdm=True,
-        dataloader_pin_memory=on_cuda,
-        prediction_loss_only=True,
-        run_name=config.name,
     )
+
+
+def shared_arguments(config: TrainingConfig, base: Base, *, evaluate: bool) -> dict[str, Any]:
+    """Settings that every one of TRL's trainers knows."""
+    run = config.fit
+    on_cuda = base.model.device.type == "cuda"
+    computes_in = "bf16" if base.precision == "nf4" and on_cuda else base.precision
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(config.run_dir / "tensorboard")
+    steps = run.eval_steps if run.eval_steps < 1 else int(run.eval_steps)
+    return {
+        "output_dir": str(config.run_dir / "checkpoints"),
+        "learning_rate": run.learning_rate,
+        "num_train_epochs": run.num_train_epochs,
+        "max_steps": run.max_steps,
+        "per_device_train_batch_size": run.per_device_train_batch_size,
+        "per_device_eval_batch_size": run.per_device_eval_batch_size,
+        "gradient_accumulation_steps": run.gradient_accumulation_steps,
+        "lr_scheduler_type": run.lr_scheduler_type,
+        "warmup_steps": run.warmup,
+        "weight_decay": run.weight_decay,
+        "max_grad_norm": run.max_grad_norm,
+        "optim": choose_optimizer(config, base),
+        "bf16": computes_in == "bf16",
+        "fp16": computes_in == "fp16",
+        "use_cpu": not on_cuda,
+        "activation_checkpointing": run.activation_checkpointing,
+        "torch_compile": run.torch_compile,
+        "use_liger_kernel": run.liger,
+        "seed": run.seed,
+        "data_seed": run.seed,
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": steps,
+        "save_strategy": "steps",
+        "save_steps": steps,
+        "save_total_limit": run.save_total_limit,
+        "logging_steps": run.logging_steps,
+        "logging_first_step": True,
+        "report_to": list(run.report_to) or "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_cuda,
+        "prediction_loss_only": True,
+        "run_name": config.name,
+    }
 
 
 def choose_optimizer(config: TrainingConfig, base: Base) -> str:

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,22 @@ def train(
     Raises:
         TrainingError: What is wrong and what to do about it.
     """
+    if config.objective == "preference":
+        from training.preference_run import tune
+
+        return tune(config, resume=resume, quiet=quiet, callbacks=callbacks)
     started = time.time()
-    say = _silent if quiet else _say
+    say = say_nothing if quiet else say_to_main
     for warning in check_config(config):
         say(f"warning: {warning}")
-    _prepare_folder(config, resume)
+    prepare_folder(config, resume)
     prepared = prepare_data(config)
     report = prepared.split.report
     say(report.to_markdown())
 
     import transformers  # from here on a model is needed; before, errors come within a second
 
-    from training.fit import changes_base, fit, held_out_loss
+    from training.fit import fit
     from training.memory import remedies_for
     from training.model import load_base
     from training.progress import Progress, SaveOnSignal
@@ -111,11 +115,25 @@ def train(
         ],
         remedies=lambda: remedies_for(config, base),
     )
-    trained_s = time.time() - started
+    return finish(config, base, prepared, rows, fitted, time.time() - started, say)
+
+
+def finish(
+    config: TrainingConfig,
+    base: Any,
+    prepared: Prepared,
+    rows: Sequence[TokenRow],
+    fitted: Any,
+    seconds: float,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Judge, write the card, register: the end of every run that has fitted an adapter."""
+    from training.fit import changes_base, held_out_loss
+
     if not _is_main_process():
         return Outcome(fitted.directory, {}, None, None)
     evaluation = None
-    if config.evaluation.enabled and prepared.passages and config.objective == "mcq":
+    if config.evaluation.enabled and prepared.passages and config.objective != "text":
         say(f"writing questions about {len(prepared.passages)} held-out passages")
         judging = config.evaluation
         if changes_base(config.method):
@@ -123,7 +141,7 @@ def train(
             judging = judging.model_copy(update={"reader": False})
         evaluation = evaluate(
             fitted.model,
-            renderer,
+            Renderer(base.tokenizer, config.prompt_format),
             prepared.passages,
             judging,
             label=config.name,
@@ -132,7 +150,7 @@ def train(
         evaluation.metrics["held_out_loss"] = held_out_loss(fitted.history)
         write_evaluation(evaluation, config.run_dir)
         say(json.dumps(evaluation.to_json()["unconstrained"], ensure_ascii=False, indent=1))
-    card = run_card(config, base, prepared.split, rows, fitted, trained_s)
+    card = run_card(config, base, prepared.split, rows, fitted, seconds)
     write_card(card, config.run_dir)
     version = None
     servable = config.method.kind == "lora" and not config.method.use_dora
@@ -153,7 +171,7 @@ def _rows(
     return [renderer.text_row(passage) for passage in passages]
 
 
-def _prepare_folder(config: TrainingConfig, resume: bool) -> None:
+def prepare_folder(config: TrainingConfig, resume: bool) -> None:
     folder = config.run_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,12 +192,12 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _say(text: str) -> None:
+def say_to_main(text: str) -> None:
     if _is_main_process():
         print(text, file=sys.stderr, flush=True)
 
 
-def _silent(text: str) -> None:
+def say_nothing(text: str) -> None:
     pass
 
 

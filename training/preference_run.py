@@ -1,0 +1,67 @@
+# pyright: basic
+# drives torch and peft, which are typed too loosely for strict checking
+"""One run of preference tuning, top to bottom: pairs → adapter → fit → evaluate → register."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from training.config import TrainingConfig
+from training.evaluate import load_passages
+from training.guards import check_config
+from training.rows import Renderer
+from training.run import Outcome, Prepared, finish, prepare_folder, say_nothing, say_to_main
+
+
+def tune(
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    callbacks: Sequence[Any] = (),
+) -> Outcome:
+    """The whole run; `training.run.train` calls it for the objective `preference`.
+
+    Raises:
+        TrainingError: What is wrong and what to do about it.
+    """
+    started = time.time()
+    say = say_nothing if quiet else say_to_main
+    for warning in check_config(config):
+        say(f"warning: {warning}")
+    prepare_folder(config, resume)
+    judged = config.evaluation.enabled and config.evaluation.contexts is not None
+    held_out = (
+        load_passages(config.evaluation.model_copy(update={"use": None, "limit": None}))
+        if judged
+        else []
+    )
+
+    from training.preference import load_pairs, pair_rows
+
+    split, pairs = load_pairs(config, [passage.context for passage in held_out])
+    say(split.report.to_markdown())
+    passages = load_passages(config.evaluation) if judged else []
+
+    import transformers
+
+    from training.memory import remedies_for
+    from training.model import load_base
+    from training.preference import fit_pairs
+    from training.progress import Progress, SaveOnSignal
+
+    transformers.set_seed(config.fit.seed)
+    base = load_base(config)
+    rows = pair_rows(pairs, Renderer(base.tokenizer, config.prompt_format), config.data.max_length)
+    say(f"{len(rows)} pairs of {len(pairs)} fit into {config.data.max_length} tokens")
+    fitted = fit_pairs(
+        config,
+        base,
+        rows,
+        resume=resume,
+        callbacks=[Progress(config.run_dir / "log.jsonl", quiet=quiet), SaveOnSignal(), *callbacks],
+        remedies=lambda: remedies_for(config, base),
+    )
+    prepared = Prepared(split, passages)
+    chosen = [row.chosen for row in rows]
+    return finish(config, base, prepared, chosen, fitted, time.time() - started, say)
