@@ -3,11 +3,14 @@
 """Training speed: a plain TRL + PEFT script with its defaults against this project's settings.
 
     python -m benchmarks.training_throughput OUT.jsonl [--shape 1.5b] [--variants plain ours …]
+    python -m benchmarks.training_throughput OUT.jsonl --profile --variants ours-8-checkpointed
 
 Random weights in the shape of Qwen2.5-1.5B or 7B, rows of exactly 2,048 tokens (a packed row), the
 first 75 % of each masked as a prompt, LoRA r=16 on all linear layers everywhere. Each variant is a
 process of its own; tokens/s are over the steps after the warm-up. MFU counts 4N FLOP a token for
 LoRA (forward, and backward through activations only) over the bf16 rate measured on the spot.
+`--profile` prints instead what one step after the warm-up does: its 25 costliest kernels, the time
+in which the device waits for the next launch, and the calls in which the program waits for it.
 """
 
 import argparse
@@ -61,6 +64,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours-8-checkpointed-compile": {"batch": 8, "checkpoint": True, "compile": True},
     "ours-2-qlora": {"batch": 2, "nf4": True},
     "ours-2-qlora-liger": {"batch": 2, "nf4": True, "liger": True},
+    # adapters on PEFT's own path: what training/fused_lora.py is compared with
+    "peft-1": {"batch": 1, "fused": False},
+    "peft-2": {"batch": 2, "fused": False},
+    "peft-8-checkpointed": {"batch": 8, "checkpoint": True, "fused": False},
+    "peft-8-checkpointed-liger": {"batch": 8, "checkpoint": True, "liger": True, "fused": False},
+    "peft-2-qlora": {"batch": 2, "nf4": True, "fused": False},
 }
 
 
@@ -73,20 +82,23 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--warmup", type=int, default=4)
+    parser.add_argument("--profile", action="store_true", help="one step by kernels, untimed")
     parser.add_argument("--worker", action="store_true")
     options = parser.parse_args()
     if options.worker:
-        measure(options, options.variants[0])
+        (profile if options.profile else measure)(options, options.variants[0])
         return
     for variant in options.variants:
         command = [sys.executable, "-m", "benchmarks.training_throughput", str(options.out)]
         command += ["--worker", "--shape", options.shape, "--variants", variant]
         command += ["--steps", str(options.steps), "--warmup", str(options.warmup)]
+        command += ["--profile"] if options.profile else []
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1:]
             keep(options.out, {"shape": options.shape, "variant": variant, "failed": reason})
-        print(done.stdout.strip() or f"{variant}: {done.stderr[-600:]}", flush=True)
+            print(f"{variant}: {done.stderr[-600:]}", flush=True)
+        print(done.stdout.strip(), flush=True)
 
 
 def keep(path: Path, record: dict[str, Any]) -> None:
@@ -100,7 +112,7 @@ def measure(options: Any, variant: str) -> None:
     setting = VARIANTS[variant]
     trainer, weights = build(options, setting)
     device = trainer.model.device
-    clock = Clock(options.warmup)
+    clock = Clock(options.warmup, options.steps)
     trainer.add_callback(clock.callback())
     trainer.train()
     micro = options.steps - options.warmup
@@ -124,10 +136,10 @@ def measure(options: Any, variant: str) -> None:
 
 
 class Clock:
-    """Times the steps after the warm-up, the device's work included."""
+    """Times the steps after the warm-up; waits for the device only at both ends."""
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup, self.begin, self.end = warmup, 0.0, 0.0
+    def __init__(self, warmup: int, steps: int) -> None:
+        self.warmup, self.steps, self.begin, self.end = warmup, steps, 0.0, 0.0
 
     def callback(self) -> Any:
         import torch
@@ -137,6 +149,8 @@ class Clock:
 
         class Callback(transformers.TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if state.global_step not in (clock.warmup, clock.steps):
+                    return
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 clock.end = time.perf_counter()
@@ -144,6 +158,74 @@ class Clock:
                     clock.begin = clock.end
 
         return Callback()
+
+
+def profile(options: Any, variant: str) -> None:
+    """Print where the time of one step goes."""
+    import torch
+    import transformers
+
+    options.steps = options.warmup + 2
+    trainer, _ = build(options, VARIANTS[variant])
+    cuda = trainer.model.device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if cuda else []
+    profiler = torch.profiler.profile(activities=kinds, acc_events=True)
+    wall = [0.0]
+
+    class OneStep(transformers.TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == options.warmup + 1:
+                torch.cuda.synchronize() if cuda else None
+                profiler.start()
+                wall[0] = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == options.warmup + 2:
+                torch.cuda.synchronize() if cuda else None
+                wall[0] = time.perf_counter() - wall[0]
+                profiler.stop()
+
+    trainer.add_callback(OneStep())
+    trainer.train()
+    print(f"{variant}: one step of {wall[0] * 1e3:.1f} ms under the profiler")
+    averages = profiler.key_averages()
+    if cuda:
+        print(gaps(profiler))
+        kernels = [a for a in averages if on_device(a)]
+        for entry in sorted(kernels, key=lambda a: -a.self_device_time_total)[:25]:
+            print(
+                f"{entry.self_device_time_total / 1e3:9.2f} ms {entry.count:6d}  {entry.key[:110]}"
+            )
+        waits = [a for a in averages if "Synchronize" in a.key or a.key == "aten::item"]
+        for entry in waits:
+            print(f"waits {entry.cpu_time_total / 1e3:9.2f} ms {entry.count:6d}  {entry.key}")
+    print(averages.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+
+
+def on_device(event: Any) -> bool:
+    return str(event.device_type).endswith("CUDA")
+
+
+def gaps(profiler: Any) -> str:
+    """How long the device computed in the profiled step, and how long it had nothing to do."""
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if on_device(event)
+    )
+    if not spans:
+        return "no kernel was recorded"
+    busy, idle, longest, until = 0.0, 0.0, 0.0, spans[0][0]
+    for begin, end in spans:
+        gap = max(0.0, begin - until)
+        idle, longest = idle + gap, max(longest, gap)
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return (
+        f"{len(spans)} kernels; device busy {busy / 1e3:.1f} ms, idle between kernels "
+        f"{idle / 1e3:.1f} ms (longest {longest / 1e3:.2f} ms)"
+    )
 
 
 def build(options: Any, setting: dict[str, Any]) -> tuple[Any, int]:
@@ -270,6 +352,7 @@ def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: An
             activation_checkpointing=bool(setting.get("checkpoint")),
             liger=bool(setting.get("liger")),
             torch_compile=bool(setting.get("compile")),
+            fused_lora=setting.get("fused", True),
             eval_steps=10_000,
             report_to=(),
         ),
