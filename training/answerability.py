@@ -7,9 +7,11 @@ the passage tells. Options are scored by log-probability in four rotations (`mcq
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mcq.language import Language
+from mcq.prompts import Prompt
 from mcq.question import Letter, Question
 from mcq.reader import CHOICES, ROTATIONS, option_probabilities, reader_prompts
 from training.generation import bare, evaluating, pad_left, prompts_of
@@ -23,25 +25,45 @@ def read(
     model: Any, renderer: Renderer, items: Sequence[Item], *, tokens_per_batch: int = 4096
 ) -> list[dict[Letter, float]]:
     """Each option's mean probability over the rotations, for every item in order."""
-    import torch
-
     asked = [
-        p for question, context, lang in items for p in reader_prompts(question, context, lang)
+        Asked(p.prompt, p.prefix, CHOICES)
+        for question, context, language in items
+        for p in reader_prompts(question, context, language)
     ]
-    rows = prompts_of([a.prompt for a in asked], renderer, [a.prefix for a in asked])
-    choice_ids = [_first_token(renderer, choice) for choice in CHOICES]
-    scores: list[list[float]] = [[] for _ in rows]
-    with bare(model), evaluating(model), torch.inference_mode():
-        for chosen in batches_by_tokens(rows, tokens_per_batch):
-            batch = pad_left([rows[i] for i in chosen], renderer, model.device)
-            logits = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-            picked = torch.log_softmax(logits.float(), -1)[:, choice_ids].tolist()
-            for i, values in zip(chosen, picked, strict=True):
-                scores[i] = values
+    with bare(model):
+        scores = choice_scores(model, renderer, asked, tokens_per_batch=tokens_per_batch)
     return [
         option_probabilities(scores[start : start + ROTATIONS])
         for start in range(0, len(scores), ROTATIONS)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt, the beginning of its answer, and what may come next."""
+
+    prompt: Prompt
+    prefix: str
+    choices: Sequence[str]
+
+
+def choice_scores(
+    model: Any, renderer: Renderer, asked: Sequence[Asked], *, tokens_per_batch: int = 4096
+) -> list[list[float]]:
+    """Log-probability of the first token of each choice, for every prompt in order."""
+    import torch
+
+    rows = prompts_of([a.prompt for a in asked], renderer, [a.prefix for a in asked])
+    scores: list[list[float]] = [[] for _ in rows]
+    with evaluating(model), torch.inference_mode():
+        for chosen in batches_by_tokens(rows, tokens_per_batch):
+            batch = pad_left([rows[i] for i in chosen], renderer, model.device)
+            logits = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+            likely = torch.log_softmax(logits.float(), -1)
+            for i, values in zip(chosen, likely, strict=True):
+                ids = [_first_token(renderer, choice) for choice in asked[i].choices]
+                scores[i] = values[ids].tolist()
+    return scores
 
 
 def batches_by_tokens(rows: Sequence[list[int]], limit: int) -> list[list[int]]:

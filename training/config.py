@@ -20,6 +20,7 @@ from pydantic import (
 
 from mcq.language import Language
 from mcq.prompts import PROMPT_FORMATS
+from mcq.verdict import VERDICT_FORMAT
 from training.errors import ConfigError
 
 
@@ -27,7 +28,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-Objective = Literal["mcq", "text", "preference"]
+Objective = Literal["mcq", "text", "preference", "verdict"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
@@ -168,7 +169,8 @@ class TrainingConfig(_Section):
     description: str = ""
     objective: Objective = "mcq"
     """`mcq`: loss on the question only. `text`: continued pre-training on the passages.
-    `preference`: the better of two completions (`training.preference`)."""
+    `preference`: the better of two completions (`training.preference`).
+    `verdict`: sound questions told from spoilt ones (`training.verdicts`)."""
     start_from: str = ""
     """For `preference`: the folder of the adapter that is tuned."""
     prompt_format: str = "chat/1"
@@ -188,9 +190,9 @@ class TrainingConfig(_Section):
 
     @model_validator(mode="after")
     def _known_format(self) -> "TrainingConfig":
-        if self.prompt_format not in PROMPT_FORMATS:
-            known = ", ".join(PROMPT_FORMATS)
-            raise ValueError(f"prompt_format {self.prompt_format!r} is none of {known}")
+        known = (VERDICT_FORMAT,) if self.objective == "verdict" else tuple(PROMPT_FORMATS)
+        if self.prompt_format not in known:
+            raise ValueError(f"prompt_format {self.prompt_format!r} is none of {', '.join(known)}")
         return self
 
     @property

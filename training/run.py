@@ -67,6 +67,10 @@ def train(
         from training.preference_run import tune
 
         return tune(config, resume=resume, quiet=quiet, callbacks=callbacks)
+    if config.objective == "verdict":
+        from training.verdict_run import teach
+
+        return teach(config, resume=resume, quiet=quiet, callbacks=callbacks)
     started = time.time()
     say = say_nothing if quiet else say_to_main
     for warning in check_config(config):
@@ -151,6 +155,17 @@ def finish(
         write_evaluation(evaluation, config.run_dir)
         say(json.dumps(evaluation.to_json()["unconstrained"], ensure_ascii=False, indent=1))
     card = run_card(config, base, prepared.split, rows, fitted, seconds)
+    return record(config, card, fitted.directory, evaluation, say)
+
+
+def record(
+    config: TrainingConfig,
+    card: dict[str, Any],
+    adapter: Path,
+    evaluation: Evaluation | None,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Write the card beside the adapter, and register both."""
     write_card(card, config.run_dir)
     version = None
     servable = config.method.kind == "lora" and not config.method.use_dora
@@ -159,7 +174,7 @@ def finish(
 
         version = register(config.run_dir, config.registry)
         say(f"registered {version.name}/{version.number} ({version.digest[:19]}…)")
-    return Outcome(fitted.directory, card, evaluation, version)
+    return Outcome(adapter, card, evaluation, version)
 
 
 def _rows(
