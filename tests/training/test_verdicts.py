@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcq.question import LETTERS
+from mcq.question import LETTERS, Letter
 from mcq.verdict import probability_of_yes, verdict_prompt
 from training.cleaning import load_examples, passage_key
 from training.config import TrainingConfig
@@ -66,7 +66,7 @@ def test_damage_comes_from_other_passages_or_from_the_proof(examples: tuple[Exam
 def test_the_verifier_can_be_asked_about_every_option(examples: tuple[Example, ...]):
     example = examples[0]
     question = example.question
-    other = next(letter for letter in LETTERS if letter != question.key)
+    other: Letter = next(letter for letter in LETTERS if letter != question.key)
     asked = verdict_prompt(question, example.context, "vi", other).prompt.messages[-1].content
     assert f"Đúng: {question.options[other]}" in asked
     assert f"Sai: {question.key_text}" in asked
