@@ -64,6 +64,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours-8-checkpointed-compile": {"batch": 8, "checkpoint": True, "compile": True},
     "ours-2-qlora": {"batch": 2, "nf4": True},
     "ours-2-qlora-liger": {"batch": 2, "nf4": True, "liger": True},
+    # decoder layers in halves (training/fused_layers.py)
+    "halves-1": {"batch": 1, "halves": True},
+    "halves-2": {"batch": 2, "halves": True},
+    "halves-4": {"batch": 4, "halves": True},
+    "halves-4-checkpointed": {"batch": 4, "checkpoint": True, "halves": True},
+    "halves-8-checkpointed": {"batch": 8, "checkpoint": True, "halves": True},
+    "halves-2-qlora": {"batch": 2, "nf4": True, "halves": True},
+    "halves-8-qlora-checkpointed": {"batch": 8, "nf4": True, "checkpoint": True, "halves": True},
     # adapters on PEFT's own path: what training/fused_lora.py is compared with
     "peft-1": {"batch": 1, "fused": False},
     "peft-2": {"batch": 2, "fused": False},
@@ -317,6 +325,8 @@ def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: 
         max_length=ROW,
         max_steps=options.steps,
         save_strategy="no",
+        use_cpu=model.device.type == "cpu",  # where the default, bf16, is refused
+        bf16=model.device.type != "cpu",
         per_device_train_batch_size=setting["batch"],
     )
     adapter = peft.LoraConfig(
@@ -353,6 +363,7 @@ def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: An
             liger=bool(setting.get("liger")),
             torch_compile=bool(setting.get("compile")),
             fused_lora=setting.get("fused", True),
+            fused_layers=setting.get("halves", False),
             eval_steps=10_000,
             report_to=(),
         ),

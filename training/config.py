@@ -121,6 +121,8 @@ class FitConfig(_Section):
     torch_compile: bool = False
     fused_lora: bool = True
     """Adapted linear layers as one function: faster and smaller, with the same gradients."""
+    fused_layers: bool = True
+    """Decoder layers of the Llama kind in two halves that keep little; the same gradients."""
     liger: bool = False
     """Layer kernels of liger-kernel (CUDA)."""
     seed: int = 3407

@@ -11,8 +11,9 @@ from typing import Any
 
 from training.config import MethodConfig, TrainingConfig
 from training.errors import OutOfMemoryError, RunFailedError, TrainingError
+from training.fused_layers import fuse_layers
 from training.fused_lora import fuse
-from training.model import Base, is_tied, lora_config
+from training.model import Base, is_sharded, is_tied, lora_config
 from training.rows import TokenRow
 
 _BIG_ADAPTER = 100_000_000
@@ -124,8 +125,10 @@ def build_trainer(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if peft_config is not None and config.fit.fused_lora:
+    if peft_config is not None and config.fit.fused_lora and not is_sharded():
         fuse(trainer.model)
+        if config.fit.fused_layers and not config.fit.torch_compile:
+            fuse_layers(trainer.model)
     for unwanted in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(unwanted)
     return trainer

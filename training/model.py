@@ -134,11 +134,12 @@ def nf4_config(compute_dtype: Any) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
         # FSDP can only flatten weights of one dtype, so the packed ones pose as 16-bit ones
-        bnb_4bit_quant_storage=compute_dtype if _sharded() else torch.uint8,
+        bnb_4bit_quant_storage=compute_dtype if is_sharded() else torch.uint8,
     )
 
 
-def _sharded() -> bool:
+def is_sharded() -> bool:
+    """Whether this run was launched under FSDP, which takes weights away between uses."""
     import os
 
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"

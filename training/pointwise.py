@@ -1,0 +1,113 @@
+# pyright: basic
+# torch's compiler and autograd functions are typed too loosely for strict checking.
+"""Norm, rotation and gate, forward and backward: on a GPU one compiled kernel each.
+
+Formulas are those of transformers' Llama; sums and squares are taken in at least 32 bits. None of
+the norms' weights learn here.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+def _one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled where tensors are on a GPU, called as it is elsewhere."""
+    compiled: list[Any] = []
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if not arguments[0].is_cuda:
+            return function(*arguments)
+        if not compiled:
+            compiled.append(torch.compile(function))
+        return compiled[0](*arguments)
+
+    return call
+
+
+def _wide(x: Any) -> Any:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@_one_kernel
+def normalized(x: Any, weight: Any, eps: float) -> Any:
+    """The RMS norm of each row, times the weight."""
+    wide = _wide(x)
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+@_one_kernel
+def norm_backward(grad: Any, x: Any, weight: Any, eps: float, beside: Any) -> Any:
+    """The gradient of x through its norm, plus `beside`, the one that went past the norm."""
+    wide, through = _wide(x), _wide(grad) * _wide(weight)
+    rate = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    unit = wide * rate
+    inward = rate * (through - unit * (through * unit).mean(-1, keepdim=True))
+    return (inward if beside is None else inward + beside).to(x.dtype)
+
+
+@_one_kernel
+def rotated(x: Any, cos: Any, sin: Any) -> Any:
+    """Rotary positions over halves of the last dimension."""
+    one, two = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-two, one], dim=-1) * sin).to(x.dtype)
+
+
+@_one_kernel
+def rotation_backward(grad: Any, cos: Any, sin: Any) -> Any:
+    """The same turn backwards."""
+    one, two = (grad * sin).chunk(2, dim=-1)
+    return (grad * cos + torch.cat([two, -one], dim=-1)).to(grad.dtype)
+
+
+@_one_kernel
+def gated(gate: Any, up: Any) -> Any:
+    """SiLU of the gate, times the other."""
+    wide = _wide(gate)
+    return (wide * torch.sigmoid(wide) * up).to(gate.dtype)
+
+
+@_one_kernel
+def gated_backward(gate: Any, up: Any, grad: Any) -> None:
+    """Overwrite gate and up with their gradients, and the gradient with what the gate gave."""
+    wide, other, out = _wide(gate), _wide(up), _wide(grad)
+    open_share = torch.sigmoid(wide)
+    passed = wide * open_share
+    of_gate = out * other * open_share * (1 + wide * (1 - open_share))
+    of_up, inside = out * passed, passed * other  # all before the first is overwritten
+    gate.copy_(of_gate)
+    up.copy_(of_up)
+    grad.copy_(inside)
+
+
+class Norm(torch.autograd.Function):
+    """`normalized`, keeping only its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return normalized(x, weight, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return norm_backward(gradients[0], *ctx.saved_tensors, ctx.eps, None), None, None
+
+
+class Rotation(torch.autograd.Function):
+    """`rotated`, keeping only the angles."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, cos: Any, sin: Any) -> Any:
+        ctx.save_for_backward(cos, sin)
+        return rotated(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return rotation_backward(gradients[0], *ctx.saved_tensors), None, None
