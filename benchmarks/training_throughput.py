@@ -72,6 +72,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "halves-8-checkpointed": {"batch": 8, "checkpoint": True, "halves": True},
     "halves-2-qlora": {"batch": 2, "nf4": True, "halves": True},
     "halves-8-qlora-checkpointed": {"batch": 8, "nf4": True, "checkpoint": True, "halves": True},
+    # the same with one choice made otherwise
+    "halves-8-checkpointed-separate": {
+        "batch": 8,
+        "checkpoint": True,
+        "halves": True,
+        "set": {"matrices": "Matrices"},
+    },
+    "halves-8-checkpointed-slices4096": {
+        "batch": 8,
+        "checkpoint": True,
+        "halves": True,
+        "set": {"TOKENS_AT_ONCE": 4096},
+    },
+    "halves-8-checkpointed-slices16384": {
+        "batch": 8,
+        "checkpoint": True,
+        "halves": True,
+        "set": {"TOKENS_AT_ONCE": 16384},
+    },
+    "halves-8-checkpointed-cudnn": {
+        "batch": 8,
+        "checkpoint": True,
+        "halves": True,
+        "cudnn": True,
+    },
     # adapters on PEFT's own path: what training/fused_lora.py is compared with
     "peft-1": {"batch": 1, "fused": False},
     "peft-2": {"batch": 2, "fused": False},
@@ -122,7 +147,8 @@ def measure(options: Any, variant: str) -> None:
     device = trainer.model.device
     clock = Clock(options.warmup, options.steps)
     trainer.add_callback(clock.callback())
-    trainer.train()
+    with attention(setting):
+        trainer.train()
     micro = options.steps - options.warmup
     tokens = micro * ROW * setting["batch"]
     rate = tokens / (clock.end - clock.begin)
@@ -195,7 +221,8 @@ def profile(options: Any, variant: str) -> None:
                 profiler.stop()
 
     trainer.add_callback(OneStep())
-    trainer.train()
+    with attention(VARIANTS[variant]):
+        trainer.train()
     print(f"{variant}: one step of {wall[0] * 1e3:.1f} ms under the profiler")
     averages = profiler.key_averages()
     if cuda:
@@ -234,6 +261,19 @@ def gaps(profiler: Any) -> str:
         f"{len(spans)} kernels; device busy {busy / 1e3:.1f} ms, idle between kernels "
         f"{idle / 1e3:.1f} ms (longest {longest / 1e3:.2f} ms)"
     )
+
+
+def attention(setting: dict[str, Any]) -> Any:
+    """cuDNN's attention before the flash kernel, if the variant says so."""
+    import contextlib
+
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if not setting.get("cudnn") or not torch.cuda.is_available():
+        return contextlib.nullcontext()
+    kernels = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(kernels, set_priority=True)
 
 
 def build(options: Any, setting: dict[str, Any]) -> tuple[Any, int]:
@@ -344,10 +384,14 @@ def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: 
 def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: Any) -> Any:
     import torch
 
+    import training.fused_layers
     from training.config import DataConfig, FitConfig, MethodConfig, SourceConfig, TrainingConfig
     from training.fit import build_trainer
     from training.model import Base
 
+    for name, value in setting.get("set", {}).items():
+        value = vars(training.fused_layers).get(value, value)
+        setattr(training.fused_layers, name, value)
     config = TrainingConfig(
         name="throughput",
         base="tiny:qwen2",

@@ -31,6 +31,7 @@ from training.pointwise import (
     gated_backward,
     norm_backward,
     normalized,
+    normalized_into,
 )
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -164,14 +165,14 @@ class AfterAttention(torch.autograd.Function):
         keep = keep and any(ctx.needs_input_grad)
         rows, beside = attended.flatten(0, -2), residual.flatten(0, -2)
         result = torch.empty_like(beside)
-        side = _Matrices(layers, rows.dtype)
+        side = matrices(layers, rows.dtype)
         kept: list[Any] = []
         for part in _slices(len(rows), len(rows) if keep else TOKENS_AT_ONCE):
-            out = _add_output(side, rows[part], beside[part], result[part])
+            out = side.add_output(rows[part], beside[part], result[part])
             kept = [out.clone()] if keep else []
-            gate, up, _ = _open(side, normalized(out, weight, eps))
-            kept += [gate, up] if keep else []
-            inside = gated(gate, up)
+            _, _, both = side.open(out, weight, eps)
+            kept += [both] if keep else []
+            inside = gated(*both.chunk(2, dim=1))
             out.addmm_(inside, side.down.T)
             out.addmm_(inside @ side.a_down.T, side.b_down.T)
         ctx.save_for_backward(attended, residual, weight, *kept, *adapters)
@@ -186,41 +187,36 @@ class AfterAttention(torch.autograd.Function):
         rows, beside = attended.flatten(0, -2), residual.flatten(0, -2)
         grads = gradients[0].reshape(beside.shape)
         grad_rows, grad_beside = torch.empty_like(rows), torch.empty_like(beside)
-        side = _Matrices(layers, rows.dtype)
+        side = matrices(layers, rows.dtype)
         sums = [[_sum_of(layer.a), _sum_of(layer.b)] for layer in layers]
-        output, opened, down = sums[0], sums[1:3], sums[3]
         for part in _slices(len(rows), len(rows) if keep else TOKENS_AT_ONCE):
             grad = grads[part]
             if keep:
-                middle, gate, up = rest[:3]
+                middle, both = rest[:2]
                 normed = normalized(middle, weight, eps)
                 inner = normed @ side.a_open.T
             else:
-                middle = _add_output(side, rows[part], beside[part], torch.empty_like(grad))
-                normed = normalized(middle, weight, eps)
-                gate, up, inner = _open(side, normed)
+                middle = side.add_output(rows[part], beside[part], torch.empty_like(grad))
+                normed, inner, both = side.open(middle, weight, eps)
 
-            through = grad @ side.b_down
-            inside = (grad @ side.down).addmm_(through, side.a_down)
-            gated_backward(gate, up, inside)
-            down[0] += through.T @ inside
-            down[1] += grad.T @ (inside @ side.a_down.T)
+            inside, through = side.back_to_gate(grad)
+            gated_backward(*both.chunk(2, dim=1), inside)
+            sums[3][0] += through.T @ inside
+            sums[3][1] += grad.T @ (inside @ side.a_down.T)
             del inside
 
-            through = torch.cat([gate @ side.b_gate, up @ side.b_up], dim=1)
-            of_a = split_ranks(through.T @ normed, layers[1:3], dim=0)
-            inners = split_ranks(inner, layers[1:3])
-            for total, grad_a, wide, narrow in zip(opened, of_a, (gate, up), inners, strict=True):
-                total[0] += grad_a
-                total[1] += wide.T @ narrow
-            inward = (gate @ side.gate).addmm_(up, side.up).addmm_(through, side.a_open)
-            del gate, up, wide
+            inward, through = side.back_to_norm(both)
+            for index, grad_a in enumerate(split_ranks(through.T @ normed, layers[1:3], 0), 1):
+                sums[index][0] += grad_a
+            sums[1][1] += both[:, : side.width].T @ inner[:, : side.ranks[1]]
+            sums[2][1] += both[:, side.width :].T @ inner[:, side.ranks[1] :]
+            del both
             inward = norm_backward(inward, middle, weight, eps, grad)
             grad_beside[part] = inward
 
             through = inward @ side.b_output
-            output[0] += through.T @ rows[part]
-            output[1] += inward.T @ (rows[part] @ side.a_output.T)
+            sums[0][0] += through.T @ rows[part]
+            sums[0][1] += inward.T @ (rows[part] @ side.a_output.T)
             torch.mm(inward, side.output, out=grad_rows[part]).addmm_(through, side.a_output)
         result: list[Any] = []
         for layer, (grad_a, grad_b) in zip(layers, sums, strict=True):
@@ -228,7 +224,7 @@ class AfterAttention(torch.autograd.Function):
         return (grad_rows.view(attended.shape), grad_beside.view(residual.shape), None, *result)
 
 
-class _Matrices:
+class Matrices:
     """All that the second half multiplies by, in the type that it computes in."""
 
     def __init__(self, layers: Sequence[Adapted], dtype: Any) -> None:
@@ -238,22 +234,91 @@ class _Matrices:
         self.a_open = stacked_a(layers[1:3], dtype)
         self.a_down = layers[3].a.to(dtype)
         self.ranks = [layer.a.shape[0] for layer in layers]
+        self.width = len(self.gate)
+
+    def add_output(self, rows: Any, beside: Any, into: Any) -> Any:
+        """The residual plus the output projection, in the buffer `into`."""
+        into.copy_(beside)
+        into.addmm_(rows, self.output.T)
+        return into.addmm_(rows @ self.a_output.T, self.b_output.T)
+
+    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any]:
+        """The norm of x, what both A make of it, and gate and up side by side."""
+        normed = normalized(x, weight, eps)
+        inner = normed @ self.a_open.T
+        of_gate, of_up = inner.split(self.ranks[1:3], dim=1)
+        both = x.new_empty(len(x), 2 * self.width)
+        gate, up = both.chunk(2, dim=1)
+        torch.mm(normed, self.gate.T, out=gate).addmm_(of_gate, self.b_gate.T)
+        torch.mm(normed, self.up.T, out=up).addmm_(of_up, self.b_up.T)
+        return normed, inner, both
+
+    def back_to_gate(self, grad: Any) -> tuple[Any, Any]:
+        """The gradient of what went into down, and of what its A made."""
+        through = grad @ self.b_down
+        return (grad @ self.down).addmm_(through, self.a_down), through
+
+    def back_to_norm(self, both: Any) -> tuple[Any, Any]:
+        """From gradients of gate and up: those of the norm, and of what both A made."""
+        gate, up = both.chunk(2, dim=1)
+        through = torch.cat([gate @ self.b_gate, up @ self.b_up], dim=1)
+        return (gate @ self.gate).addmm_(up, self.up).addmm_(through, self.a_open), through
 
 
-def _add_output(side: _Matrices, rows: Any, beside: Any, into: Any) -> Any:
-    """The residual plus the output projection, in the buffer `into`."""
-    into.copy_(beside)
-    into.addmm_(rows, side.output.T)
-    return into.addmm_(rows @ side.a_output.T, side.b_output.T)
+class JoinedMatrices(Matrices):
+    """The adapters as further columns of the base's matrices.
+
+    One product gives gate and up with their adapters, so the wide tensors are written once: instead
+    of x·Wᵀ + (x·Aᵀ)·Bᵀ it is [x, x·Aᵀ]·[W, B]ᵀ. Likewise down's gradient.
+    """
+
+    def __init__(self, layers: Sequence[Adapted], dtype: Any) -> None:
+        super().__init__(layers, dtype)
+        self.inputs, self.narrow = self.gate.shape[1], sum(self.ranks[1:3])
+        joined = self.gate.new_zeros(2 * self.width, _aligned(self.inputs + self.narrow))
+        joined[: self.width, : self.inputs] = self.gate
+        joined[self.width :, : self.inputs] = self.up
+        middle = self.inputs + self.ranks[1]
+        joined[: self.width, self.inputs : middle] = self.b_gate
+        joined[self.width :, middle : self.inputs + self.narrow] = self.b_up
+        self.joined = joined
+
+    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any]:
+        """See `Matrices.open`."""
+        wide = x.new_empty(len(x), self.joined.shape[1])
+        normed, inner, rest = wide.split(
+            [self.inputs, self.narrow, wide.shape[1] - self.inputs - self.narrow], dim=1
+        )
+        normalized_into(normed, x, weight, eps)
+        torch.mm(normed, self.a_open.T, out=inner)
+        rest.zero_()
+        return normed, inner, wide @ self.joined.T
+
+    def back_to_gate(self, grad: Any) -> tuple[Any, Any]:
+        """See `Matrices.back_to_gate`."""
+        outputs, rank = grad.shape[1], self.ranks[3]
+        size = _aligned(outputs + rank)
+        joined = self.down.new_zeros(size, self.down.shape[1])
+        joined[:outputs], joined[outputs : outputs + rank] = self.down, self.a_down
+        wide = grad.new_empty(len(grad), size)
+        wide[:, :outputs] = grad
+        through = torch.mm(grad, self.b_down, out=wide[:, outputs : outputs + rank])
+        wide[:, outputs + rank :] = 0
+        return wide @ joined, through
+
+    def back_to_norm(self, both: Any) -> tuple[Any, Any]:
+        """See `Matrices.back_to_norm`."""
+        through = both @ self.joined[:, self.inputs : self.inputs + self.narrow]
+        return (both @ self.joined[:, : self.inputs]).addmm_(through, self.a_open), through
 
 
-def _open(side: _Matrices, normed: Any) -> tuple[Any, Any, Any]:
-    """Gate and up, and what their A gave."""
-    inner = normed @ side.a_open.T
-    of_gate, of_up = inner.split(side.ranks[1:3], dim=1)
-    gate = (normed @ side.gate.T).addmm_(of_gate, side.b_gate.T)
-    up = (normed @ side.up.T).addmm_(of_up, side.b_up.T)
-    return gate, up, inner
+matrices: type[Matrices] = JoinedMatrices
+"""How gate, up and down take their adapters."""
+
+
+def _aligned(columns: int) -> int:
+    """Rows of whole 64 bytes: products over crooked ones are slow."""
+    return -(-columns // 32) * 32
 
 
 def _slices(count: int, at_once: int) -> list[slice]:

@@ -41,6 +41,14 @@ def normalized(x: Any, weight: Any, eps: float) -> Any:
 
 
 @_one_kernel
+def normalized_into(into: Any, x: Any, weight: Any, eps: float) -> None:
+    """The same, written into a part of a wider tensor."""
+    wide = _wide(x)
+    rate = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    into.copy_(weight * (wide * rate).to(x.dtype))
+
+
+@_one_kernel
 def norm_backward(grad: Any, x: Any, weight: Any, eps: float, beside: Any) -> Any:
     """The gradient of x through its norm, plus `beside`, the one that went past the norm."""
     wide, through = _wide(x), _wide(grad) * _wide(weight)

@@ -53,9 +53,15 @@ def relative_error(found: Any, expected: Any) -> float:
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "qwen3"])
 @pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("matrices", [fused_layers.Matrices, fused_layers.JoinedMatrices])
 def test_loss_and_gradients_are_those_of_peft(
-    architecture: str, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    architecture: str,
+    checkpointing: bool,
+    matrices: type,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fused_layers, "matrices", matrices)
     monkeypatch.setattr(fused_layers, "TOKENS_AT_ONCE", 16)  # 51 tokens: four slices
     theirs = adapted_model(tmp_path, architecture, torch.float64)
     ours = copy.deepcopy(theirs)
