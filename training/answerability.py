@@ -22,19 +22,24 @@ Item = tuple[Question, str | None, Language]
 
 
 def read(
-    model: Any, renderer: Renderer, items: Sequence[Item], *, tokens_per_batch: int = 4096
+    model: Any,
+    renderer: Renderer,
+    items: Sequence[Item],
+    *,
+    tokens_per_batch: int = 4096,
+    rotations: int = ROTATIONS,
 ) -> list[dict[Letter, float]]:
     """Each option's mean probability over the rotations, for every item in order."""
     asked = [
         Asked(p.prompt, p.prefix, CHOICES)
         for question, context, language in items
-        for p in reader_prompts(question, context, language)
+        for p in reader_prompts(question, context, language, rotations)
     ]
     with bare(model):
         scores = choice_scores(model, renderer, asked, tokens_per_batch=tokens_per_batch)
     return [
-        option_probabilities(scores[start : start + ROTATIONS])
-        for start in range(0, len(scores), ROTATIONS)
+        option_probabilities(scores[start : start + rotations])
+        for start in range(0, len(scores), rotations)
     ]
 
 

@@ -85,6 +85,7 @@ def sample(arguments: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8, help="completions at once")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--reader-tokens", type=int, default=4096, help="in a batch of the reader")
+    parser.add_argument("--rotations", type=int, choices=(1, 2, 4), default=4, help="of the reader")
     options = parser.parse_args(arguments)
 
     from training.compare import sample as draw

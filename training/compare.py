@@ -77,6 +77,7 @@ def sample(options: Any) -> int:
         batch_size=options.batch_size,
         max_new_tokens=options.max_new_tokens,
         reader_tokens=options.reader_tokens,
+        rotations=options.rotations,
     )
 
 

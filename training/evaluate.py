@@ -146,6 +146,7 @@ def add_reader(
     *,
     tokens_per_batch: int = 4096,
     without_passage: bool = True,
+    rotations: int = 4,
 ) -> None:
     """Let the bare base answer every valid item, with its passage and without."""
     valid = [item for item in items if item.question is not None]
@@ -153,13 +154,13 @@ def add_reader(
     for item in valid:
         assert item.question is not None
         asked.append((item.question, item.context, item.language))
-    answers = read(model, renderer, asked, tokens_per_batch=tokens_per_batch)
+    answers = read(model, renderer, asked, tokens_per_batch=tokens_per_batch, rotations=rotations)
     for item, answer in zip(valid, answers, strict=True):
         item.with_context = answer
     if not without_passage:
         return
     alone: list[Item] = [(question, None, language) for question, _, language in asked]
-    answers = read(model, renderer, alone, tokens_per_batch=tokens_per_batch)
+    answers = read(model, renderer, alone, tokens_per_batch=tokens_per_batch, rotations=rotations)
     for item, answer in zip(valid, answers, strict=True):
         item.without_context = answer
 

@@ -35,6 +35,7 @@ def sample(
     batch_size: int = 8,
     max_new_tokens: int = 256,
     reader_tokens: int = 4096,
+    rotations: int = 4,
     quiet: bool = False,
 ) -> int:
     """Append `n` judged candidates of each passage to `path`; those already there are left alone.
@@ -53,7 +54,7 @@ def sample(
             model, renderer, group, settings, temperature=temperature, n=n, seed=seed + start
         )
         items = unlike(items)
-        add_reader(model, renderer, items, tokens_per_batch=reader_tokens)
+        add_reader(model, renderer, items, tokens_per_batch=reader_tokens, rotations=rotations)
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(i.to_json(), ensure_ascii=False) + "\n" for i in items)
         written += len(items)
