@@ -64,37 +64,37 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours-8-checkpointed-compile": {"batch": 8, "checkpoint": True, "compile": True},
     "ours-2-qlora": {"batch": 2, "nf4": True},
     "ours-2-qlora-liger": {"batch": 2, "nf4": True, "liger": True},
-    # decoder layers in halves (training/fused_layers.py)
-    "halves-1": {"batch": 1, "halves": True},
-    "halves-2": {"batch": 2, "halves": True},
-    "halves-4": {"batch": 4, "halves": True},
-    "halves-4-checkpointed": {"batch": 4, "checkpoint": True, "halves": True},
-    "halves-8-checkpointed": {"batch": 8, "checkpoint": True, "halves": True},
-    "halves-2-qlora": {"batch": 2, "nf4": True, "halves": True},
-    "halves-8-qlora-checkpointed": {"batch": 8, "nf4": True, "checkpoint": True, "halves": True},
+    # decoder layers as one function (training/fused_layers.py)
+    "layers-1": {"batch": 1, "layers": True},
+    "layers-2": {"batch": 2, "layers": True},
+    "layers-4": {"batch": 4, "layers": True},
+    "layers-4-checkpointed": {"batch": 4, "checkpoint": True, "layers": True},
+    "layers-8-checkpointed": {"batch": 8, "checkpoint": True, "layers": True},
+    "layers-2-qlora": {"batch": 2, "nf4": True, "layers": True},
+    "layers-8-qlora-checkpointed": {"batch": 8, "nf4": True, "checkpoint": True, "layers": True},
     # the same with one choice made otherwise
-    "halves-8-checkpointed-separate": {
+    "layers-8-checkpointed-separate": {
         "batch": 8,
         "checkpoint": True,
-        "halves": True,
+        "layers": True,
         "set": {"matrices": "Matrices"},
     },
-    "halves-8-checkpointed-slices4096": {
+    "layers-8-checkpointed-slices4096": {
         "batch": 8,
         "checkpoint": True,
-        "halves": True,
+        "layers": True,
         "set": {"TOKENS_AT_ONCE": 4096},
     },
-    "halves-8-checkpointed-slices16384": {
+    "layers-8-checkpointed-slices16384": {
         "batch": 8,
         "checkpoint": True,
-        "halves": True,
+        "layers": True,
         "set": {"TOKENS_AT_ONCE": 16384},
     },
-    "halves-8-checkpointed-cudnn": {
+    "layers-8-checkpointed-cudnn": {
         "batch": 8,
         "checkpoint": True,
-        "halves": True,
+        "layers": True,
         "cudnn": True,
     },
     # adapters on PEFT's own path: what training/fused_lora.py is compared with
@@ -384,14 +384,14 @@ def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: 
 def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: Any) -> Any:
     import torch
 
-    import training.fused_layers
+    import training.fused_mlp
     from training.config import DataConfig, FitConfig, MethodConfig, SourceConfig, TrainingConfig
     from training.fit import build_trainer
     from training.model import Base
 
     for name, value in setting.get("set", {}).items():
-        value = vars(training.fused_layers).get(value, value)
-        setattr(training.fused_layers, name, value)
+        value = vars(training.fused_mlp).get(value, value)
+        setattr(training.fused_mlp, name, value)
     config = TrainingConfig(
         name="throughput",
         base="tiny:qwen2",
@@ -407,7 +407,7 @@ def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: An
             liger=bool(setting.get("liger")),
             torch_compile=bool(setting.get("compile")),
             fused_lora=setting.get("fused", True),
-            fused_layers=setting.get("halves", False),
+            fused_layers=setting.get("layers", False),
             eval_steps=10_000,
             report_to=(),
         ),

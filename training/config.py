@@ -122,7 +122,7 @@ class FitConfig(_Section):
     fused_lora: bool = True
     """Adapted linear layers as one function: faster and smaller, with the same gradients."""
     fused_layers: bool = True
-    """Decoder layers of the Llama kind in two halves that keep little; the same gradients."""
+    """Decoder layers of the Llama kind as one function that keeps little; the same gradients."""
     liger: bool = False
     """Layer kernels of liger-kernel (CUDA)."""
     seed: int = 3407

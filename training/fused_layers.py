@@ -1,15 +1,12 @@
 # pyright: basic
 # torch's autograd functions and transformers' layers are typed too loosely for strict checking.
-"""Decoder layers of the Llama kind, trained in two halves that keep next to nothing.
+"""A decoder layer of the Llama kind as one autograd function that keeps next to nothing.
 
-A step of LoRA is bound by memory traffic, not by arithmetic: norms, casts, rotations, the gate and
-the adapters' sums each read and write tensors of the intermediate width. Here
-
-- everything after attention (output projection, residual, norm, MLP, residual) is one autograd
-  function. With checkpointing it keeps its two inputs, and its backward pass computes the rest
-  again a few thousand tokens at a time, so the wide tensors exist for one slice only;
-- query, key and value share one read of their input; norms, rotation and gate are one kernel each;
-- the half before attention is checkpointed by torch as transformers asks for.
+A step of LoRA is bound by memory traffic as much as by arithmetic: norms, casts, rotations, the
+gate and the adapters' sums each read and write tensors as wide as the MLP. Here norms, rotation and
+gate are one kernel each, projections with the same input share it, and the adapters are part of
+the base's products. With checkpointing a layer keeps its input and what attention found; what the
+backward pass needs of the rest is computed again, which leaves out attention and down's product.
 
 Only layers whose seven projections all have a plain adapter are changed; others stay as they are.
 """
@@ -17,33 +14,21 @@ Only layers whose seven projections all have a plain adapter are changed; others
 import sys
 import types
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from training.fused_lora import Adapted, adapted, linears, split_ranks, stacked_a
-from training.pointwise import (
-    Norm,
-    Rotation,
-    gated,
-    gated_backward,
-    norm_backward,
-    normalized,
-    normalized_into,
-)
+from training.fused_attention import Norm, UntilAttention
+from training.fused_lora import Adapted, adapted
+from training.fused_mlp import AfterAttention
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 """Layers of transformers with these names compute what `_layer_forward` does."""
 
-TOKENS_AT_ONCE = 8192
-"""The backward pass of the MLP holds its wide tensors for so many tokens: large enough to keep
-the device busy, small enough to need less memory than the kept inputs do."""
-
 
 def fuse_layers(model: Any) -> int:
-    """Give every decoder layer that allows it the two halves; returns how many."""
+    """Make every decoder layer that allows it one function; returns how many."""
     count = 0
     for layer in model.modules():
         if type(layer).__name__ in LAYERS and "forward" not in vars(layer) and _is_plain(layer):
@@ -65,8 +50,11 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _norms(layer: Any) -> tuple[Any, Any]:
-    return layer.input_layernorm, layer.post_attention_layernorm
+def _norms(layer: Any) -> list[Any]:
+    attention = layer.self_attn
+    heads = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    both = (layer.input_layernorm, layer.post_attention_layernorm)
+    return [norm for norm in (*both, *heads) if norm is not None]
 
 
 def _before(attention: Any) -> tuple[Any, Any, Any]:
@@ -78,20 +66,29 @@ def _after(mlp: Any) -> tuple[Any, Any, Any]:
 
 
 def _layer_forward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-    before = _adapters(_before(self.self_attn), hidden_states)
-    after = _adapters((self.self_attn.o_proj, *_after(self.mlp)), hidden_states)
+    attention, mlp = self.self_attn, self.mlp
+    before = _adapters(_before(attention), hidden_states)
+    after = _adapters((attention.o_proj, *_after(mlp)), hidden_states)
     cached = kwargs.get("past_key_values") is not None
     if not self.training or args or cached or before is None or after is None:
         return type(self).forward(self, hidden_states, *args, **kwargs)
-    first = partial(_attend, self, before, kwargs)
-    checkpointing = self.gradient_checkpointing
-    if checkpointing:
-        attended = self._gradient_checkpointing_func(first, hidden_states)
-    else:
-        attended = first(hidden_states)
-    return after_attention(
-        attended, hidden_states, self.post_attention_layernorm, after, keep=not checkpointing
+    cos, sin = (part.unsqueeze(1) for part in kwargs["position_embeddings"])
+    first, second, *of_heads = (Norm.of(norm) for norm in _norms(self))
+    until = UntilAttention(
+        layers=before,
+        norm=first,
+        head_norms=of_heads,
+        heads=attention.head_dim,
+        cos=cos,
+        sin=sin,
+        attend=_attention(self, kwargs),
+        keeps_graph=kwargs.get("attention_mask") is None
+        and attention.config._attn_implementation == "sdpa",
     )
+    rest = AfterAttention(after, second.weight, second.eps)
+    adapters = [tensor for layer in (*before, *after) for tensor in (layer.a, layer.b)]
+    keep = not self.gradient_checkpointing
+    return FusedLayer.apply(hidden_states, until, rest, keep, *adapters)
 
 
 def _adapters(modules: Sequence[Any], x: Any) -> list[Adapted] | None:
@@ -100,235 +97,72 @@ def _adapters(modules: Sequence[Any], x: Any) -> list[Adapted] | None:
     return plain if len(plain) == len(found) else None
 
 
-def _attend(self: Any, layers: Sequence[Adapted], kwargs: dict[str, Any], hidden: Any) -> Any:
-    """Norm, the three projections, rotation and attention, without the output projection."""
+def _attention(layer: Any, kwargs: dict[str, Any]) -> Any:
+    """What transformers would call with query, key and value."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    attention = self.self_attn
-    normed = Norm.apply(hidden, self.input_layernorm.weight, epsilon(self.input_layernorm))
-    shape = (*hidden.shape[:-1], -1, attention.head_dim)
-    query, key, value = (part.view(shape) for part in linears(normed, layers))
-    if hasattr(attention, "q_norm"):
-        query = Norm.apply(query, attention.q_norm.weight, epsilon(attention.q_norm))
-        key = Norm.apply(key, attention.k_norm.weight, epsilon(attention.k_norm))
-    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-    passed = {n: v for n, v in kwargs.items() if n not in ("attention_mask", "past_key_values")}
-    cos, sin = passed.pop("position_embeddings")
-    query, key = (Rotation.apply(x, cos.unsqueeze(1), sin.unsqueeze(1)) for x in (query, key))
-    eager = sys.modules[type(attention).__module__].eager_attention_forward
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager)
-    window = getattr(attention, "sliding_window", None)
-    if type(self).__name__ == "MistralDecoderLayer":
-        window = getattr(attention.config, "sliding_window", None)
-    result, _ = attend(
-        attention,
-        query,
-        key,
-        value,
-        kwargs.get("attention_mask"),
-        dropout=0.0,
-        scaling=attention.scaling,
-        sliding_window=window,
-        **passed,
-    )
-    return result.reshape(*hidden.shape[:-1], -1)
+    module = layer.self_attn
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    function = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
+    window = getattr(module, "sliding_window", None)
+    if type(layer).__name__ == "MistralDecoderLayer":
+        window = getattr(module.config, "sliding_window", None)
+    ours = ("attention_mask", "past_key_values", "position_embeddings")
+    passed = {name: value for name, value in kwargs.items() if name not in ours}
+
+    def attend(query: Any, key: Any, value: Any) -> Any:
+        mask = kwargs.get("attention_mask")
+        result, _ = function(
+            module,
+            query,
+            key,
+            value,
+            mask,
+            dropout=0.0,
+            scaling=module.scaling,
+            sliding_window=window,
+            **passed,
+        )
+        return result
+
+    return attend
 
 
-def epsilon(norm: Any) -> float:
-    """What an RMS norm adds to the variance."""
-    return float(norm.variance_epsilon)
-
-
-def after_attention(
-    attended: Any, residual: Any, norm: Any, layers: Sequence[Adapted], *, keep: bool
-) -> Any:
-    """residual + output projection, then that + MLP of its norm.
-
-    Args:
-        attended: What the heads found, side by side.
-        residual: The layer's input.
-        norm: The RMS norm before the MLP, frozen.
-        layers: Output projection, gate, up and down.
-        keep: Keep the wide tensors for the backward pass instead of computing them again.
-    """
-    adapters = [tensor for layer in layers for tensor in (layer.a, layer.b)]
-    setting = (tuple(layers), norm.weight, epsilon(norm), keep)
-    return AfterAttention.apply(attended, residual, setting, *adapters)
-
-
-class AfterAttention(torch.autograd.Function):
-    """The second half of a layer; see `after_attention`."""
+class FusedLayer(torch.autograd.Function):
+    """hidden states in, hidden states out; adapters are arguments so that autograd sees them."""
 
     @staticmethod
-    def forward(ctx: Any, attended: Any, residual: Any, setting: Any, *adapters: Any) -> Any:
-        layers, weight, eps, keep = setting
-        keep = keep and any(ctx.needs_input_grad)
-        rows, beside = attended.flatten(0, -2), residual.flatten(0, -2)
-        result = torch.empty_like(beside)
-        side = matrices(layers, rows.dtype)
-        kept: list[Any] = []
-        for part in _slices(len(rows), len(rows) if keep else TOKENS_AT_ONCE):
-            out = side.add_output(rows[part], beside[part], result[part])
-            kept = [out.clone()] if keep else []
-            _, _, both = side.open(out, weight, eps)
-            kept += [both] if keep else []
-            inside = gated(*both.chunk(2, dim=1))
-            out.addmm_(inside, side.down.T)
-            out.addmm_(inside @ side.a_down.T, side.b_down.T)
-        ctx.save_for_backward(attended, residual, weight, *kept, *adapters)
-        ctx.setting = (layers, eps, keep)
-        return result.view(residual.shape)
+    def forward(
+        ctx: Any,
+        hidden: Any,
+        until: UntilAttention,
+        rest: AfterAttention,
+        keep: bool,
+        *adapters: Any,
+    ) -> Any:
+        attended, graph, projected = until.forward(hidden, keep=keep)
+        attended = attended.reshape(-1, len_of(attended, hidden))
+        result, wide = rest.forward(attended, hidden.flatten(0, -2), keep=keep)
+        ctx.save_for_backward(hidden, attended, *adapters, *projected, *wide)
+        ctx.parts = (until, rest, graph, len(adapters), len(projected))
+        return result.view(hidden.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
-        layers, eps, keep = ctx.setting
-        attended, residual, weight, *rest = ctx.saved_tensors
-        rows, beside = attended.flatten(0, -2), residual.flatten(0, -2)
-        grads = gradients[0].reshape(beside.shape)
-        grad_rows, grad_beside = torch.empty_like(rows), torch.empty_like(beside)
-        side = matrices(layers, rows.dtype)
-        sums = [[_sum_of(layer.a), _sum_of(layer.b)] for layer in layers]
-        for part in _slices(len(rows), len(rows) if keep else TOKENS_AT_ONCE):
-            grad = grads[part]
-            if keep:
-                middle, both = rest[:2]
-                normed = normalized(middle, weight, eps)
-                inner = normed @ side.a_open.T
-            else:
-                middle = side.add_output(rows[part], beside[part], torch.empty_like(grad))
-                normed, inner, both = side.open(middle, weight, eps)
-
-            inside, through = side.back_to_gate(grad)
-            gated_backward(*both.chunk(2, dim=1), inside)
-            sums[3][0] += through.T @ inside
-            sums[3][1] += grad.T @ (inside @ side.a_down.T)
-            del inside
-
-            inward, through = side.back_to_norm(both)
-            for index, grad_a in enumerate(split_ranks(through.T @ normed, layers[1:3], 0), 1):
-                sums[index][0] += grad_a
-            sums[1][1] += both[:, : side.width].T @ inner[:, : side.ranks[1]]
-            sums[2][1] += both[:, side.width :].T @ inner[:, side.ranks[1] :]
-            del both
-            inward = norm_backward(inward, middle, weight, eps, grad)
-            grad_beside[part] = inward
-
-            through = inward @ side.b_output
-            sums[0][0] += through.T @ rows[part]
-            sums[0][1] += inward.T @ (rows[part] @ side.a_output.T)
-            torch.mm(inward, side.output, out=grad_rows[part]).addmm_(through, side.a_output)
-        result: list[Any] = []
-        for layer, (grad_a, grad_b) in zip(layers, sums, strict=True):
-            result += [grad_a.to(layer.a.dtype), grad_b.mul_(layer.scale).to(layer.b.dtype)]
-        return (grad_rows.view(attended.shape), grad_beside.view(residual.shape), None, *result)
-
-
-class Matrices:
-    """All that the second half multiplies by, in the type that it computes in."""
-
-    def __init__(self, layers: Sequence[Adapted], dtype: Any) -> None:
-        self.output, self.gate, self.up, self.down = (layer.weight(dtype) for layer in layers)
-        self.b_output, self.b_gate, self.b_up, self.b_down = (la.scaled_b(dtype) for la in layers)
-        self.a_output = layers[0].a.to(dtype)
-        self.a_open = stacked_a(layers[1:3], dtype)
-        self.a_down = layers[3].a.to(dtype)
-        self.ranks = [layer.a.shape[0] for layer in layers]
-        self.width = len(self.gate)
-
-    def add_output(self, rows: Any, beside: Any, into: Any) -> Any:
-        """The residual plus the output projection, in the buffer `into`."""
-        into.copy_(beside)
-        into.addmm_(rows, self.output.T)
-        return into.addmm_(rows @ self.a_output.T, self.b_output.T)
-
-    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any]:
-        """The norm of x, what both A make of it, and gate and up side by side."""
-        normed = normalized(x, weight, eps)
-        inner = normed @ self.a_open.T
-        of_gate, of_up = inner.split(self.ranks[1:3], dim=1)
-        both = x.new_empty(len(x), 2 * self.width)
-        gate, up = both.chunk(2, dim=1)
-        torch.mm(normed, self.gate.T, out=gate).addmm_(of_gate, self.b_gate.T)
-        torch.mm(normed, self.up.T, out=up).addmm_(of_up, self.b_up.T)
-        return normed, inner, both
-
-    def back_to_gate(self, grad: Any) -> tuple[Any, Any]:
-        """The gradient of what went into down, and of what its A made."""
-        through = grad @ self.b_down
-        return (grad @ self.down).addmm_(through, self.a_down), through
-
-    def back_to_norm(self, both: Any) -> tuple[Any, Any]:
-        """From gradients of gate and up: those of the norm, and of what both A made."""
-        gate, up = both.chunk(2, dim=1)
-        through = torch.cat([gate @ self.b_gate, up @ self.b_up], dim=1)
-        return (gate @ self.gate).addmm_(up, self.up).addmm_(through, self.a_open), through
-
-
-class JoinedMatrices(Matrices):
-    """The adapters as further columns of the base's matrices.
-
-    One product gives gate and up with their adapters, so the wide tensors are written once: instead
-    of x·Wᵀ + (x·Aᵀ)·Bᵀ it is [x, x·Aᵀ]·[W, B]ᵀ. Likewise down's gradient.
-    """
-
-    def __init__(self, layers: Sequence[Adapted], dtype: Any) -> None:
-        super().__init__(layers, dtype)
-        self.inputs, self.narrow = self.gate.shape[1], sum(self.ranks[1:3])
-        joined = self.gate.new_zeros(2 * self.width, _aligned(self.inputs + self.narrow))
-        joined[: self.width, : self.inputs] = self.gate
-        joined[self.width :, : self.inputs] = self.up
-        middle = self.inputs + self.ranks[1]
-        joined[: self.width, self.inputs : middle] = self.b_gate
-        joined[self.width :, middle : self.inputs + self.narrow] = self.b_up
-        self.joined = joined
-
-    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any]:
-        """See `Matrices.open`."""
-        wide = x.new_empty(len(x), self.joined.shape[1])
-        normed, inner, rest = wide.split(
-            [self.inputs, self.narrow, wide.shape[1] - self.inputs - self.narrow], dim=1
+        until, rest, graph, adapters, projected = ctx.parts
+        hidden, attended, *others = ctx.saved_tensors
+        kept = others[adapters:]
+        grad = gradients[0].reshape(-1, hidden.shape[-1])
+        inward, beside, of_rest = rest.backward(
+            attended, hidden.flatten(0, -2), kept[projected:], grad
         )
-        normalized_into(normed, x, weight, eps)
-        torch.mm(normed, self.a_open.T, out=inner)
-        rest.zero_()
-        return normed, inner, wide @ self.joined.T
-
-    def back_to_gate(self, grad: Any) -> tuple[Any, Any]:
-        """See `Matrices.back_to_gate`."""
-        outputs, rank = grad.shape[1], self.ranks[3]
-        size = _aligned(outputs + rank)
-        joined = self.down.new_zeros(size, self.down.shape[1])
-        joined[:outputs], joined[outputs : outputs + rank] = self.down, self.a_down
-        wide = grad.new_empty(len(grad), size)
-        wide[:, :outputs] = grad
-        through = torch.mm(grad, self.b_down, out=wide[:, outputs : outputs + rank])
-        wide[:, outputs + rank :] = 0
-        return wide @ joined, through
-
-    def back_to_norm(self, both: Any) -> tuple[Any, Any]:
-        """See `Matrices.back_to_norm`."""
-        through = both @ self.joined[:, self.inputs : self.inputs + self.narrow]
-        return (both @ self.joined[:, : self.inputs]).addmm_(through, self.a_open), through
+        inward, of_until = until.backward(
+            hidden, graph, kept[:projected], inward, beside.view(hidden.shape)
+        )
+        return (inward, None, None, None, *of_until, *of_rest)
 
 
-matrices: type[Matrices] = JoinedMatrices
-"""How gate, up and down take their adapters."""
-
-
-def _aligned(columns: int) -> int:
-    """Rows of whole 64 bytes: products over crooked ones are slow."""
-    return -(-columns // 32) * 32
-
-
-def _slices(count: int, at_once: int) -> list[slice]:
-    """`count` tokens in pieces of about the same size."""
-    pieces = max(1, -(-count // at_once))
-    size = max(1, -(-count // pieces))
-    return [slice(begin, begin + size) for begin in range(0, count, size)]
-
-
-def _sum_of(parameter: Any) -> Any:
-    return torch.zeros_like(
-        parameter, dtype=torch.promote_types(parameter.dtype, torch.float32), requires_grad=False
-    )
+def len_of(attended: Any, hidden: Any) -> int:
+    """Numbers a token has over all heads."""
+    return attended.numel() // (hidden.numel() // hidden.shape[-1])

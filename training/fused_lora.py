@@ -48,41 +48,57 @@ class AdaptedLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, layers: Sequence[Adapted], *adapters: Any) -> Any:
-        rows = x.reshape(-1, x.shape[-1])
-        inner = rows @ stacked_a(layers, x.dtype).T
-        results = []
-        for layer, columns in zip(layers, split_ranks(inner, layers), strict=True):
-            bias = layer.base.bias
-            bias = None if bias is None else bias.to(x.dtype)
-            result = torch.nn.functional.linear(rows, layer.weight(x.dtype), bias)
-            result.addmm_(columns, layer.scaled_b(x.dtype).T)
-            results.append(result.view(*x.shape[:-1], -1))
+        results, inner = forward_linears(x, layers)
         ctx.save_for_backward(x, inner, *adapters)
         ctx.layers = layers
-        return tuple(results)
+        return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, inner, *_ = ctx.saved_tensors
-        layers: Sequence[Adapted] = ctx.layers
-        rows = x.reshape(-1, x.shape[-1])
-        outs = [g.reshape(rows.shape[0], -1) for g in gradients]
-        grad_x, through = None, []
-        for layer, out in zip(layers, outs, strict=True):
-            through.append(out @ layer.scaled_b(x.dtype))
-            if ctx.needs_input_grad[0]:
-                weight = layer.weight(x.dtype)
-                grad_x = out @ weight if grad_x is None else grad_x.addmm_(out, weight)
-        stacked = through[0] if len(through) == 1 else torch.cat(through, dim=1)
-        if grad_x is not None:
-            grad_x = grad_x.addmm_(stacked, stacked_a(layers, x.dtype)).view(x.shape)
-        of_a = split_ranks(stacked.T @ rows, layers, dim=0)
-        of_b = [out.T @ part for out, part in zip(outs, split_ranks(inner, layers), strict=True)]
-        result: list[Any] = []
-        for layer, grad_a, grad_b in zip(layers, of_a, of_b, strict=True):
-            result += [grad_a.to(layer.a.dtype), grad_b.to(layer.b.dtype).mul_(layer.scale)]
-        return grad_x, None, *result
+        needed = ctx.needs_input_grad[0]
+        grad_x, adapters = backward_linears(x, inner, ctx.layers, gradients, of_x=needed)
+        return (grad_x, None, *adapters)
+
+
+def forward_linears(x: Any, layers: Sequence[Adapted]) -> tuple[tuple[Any, ...], Any]:
+    """The outputs of layers that share their input, and what all their A made of it."""
+    rows = x.reshape(-1, x.shape[-1])
+    inner = rows @ stacked_a(layers, x.dtype).T
+    results = []
+    for layer, columns in zip(layers, split_ranks(inner, layers), strict=True):
+        bias = layer.base.bias
+        bias = None if bias is None else bias.to(x.dtype)
+        result = torch.nn.functional.linear(rows, layer.weight(x.dtype), bias)
+        result.addmm_(columns, layer.scaled_b(x.dtype).T)
+        results.append(result.view(*x.shape[:-1], -1))
+    return tuple(results), inner
+
+
+def backward_linears(
+    x: Any, inner: Any, layers: Sequence[Adapted], gradients: Sequence[Any], *, of_x: bool = True
+) -> tuple[Any, list[Any]]:
+    """Gradients of the shared input and of A and B of each layer; `inner` may be None."""
+    rows = x.reshape(-1, x.shape[-1])
+    outs = [grad.reshape(rows.shape[0], -1) for grad in gradients]
+    if inner is None:
+        inner = rows @ stacked_a(layers, x.dtype).T
+    grad_x, through = None, []
+    for layer, out in zip(layers, outs, strict=True):
+        through.append(out @ layer.scaled_b(x.dtype))
+        if of_x:
+            weight = layer.weight(x.dtype)
+            grad_x = out @ weight if grad_x is None else grad_x.addmm_(out, weight)
+    stacked = through[0] if len(through) == 1 else torch.cat(through, dim=1)
+    if grad_x is not None:
+        grad_x = grad_x.addmm_(stacked, stacked_a(layers, x.dtype)).view(x.shape)
+    of_a = split_ranks(stacked.T @ rows, layers, dim=0)
+    of_b = [out.T @ part for out, part in zip(outs, split_ranks(inner, layers), strict=True)]
+    result: list[Any] = []
+    for layer, grad_a, grad_b in zip(layers, of_a, of_b, strict=True):
+        result += [grad_a.to(layer.a.dtype), grad_b.to(layer.b.dtype).mul_(layer.scale)]
+    return grad_x, result
 
 
 def stacked_a(layers: Sequence[Adapted], dtype: Any) -> Any:

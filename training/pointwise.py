@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 
 def _one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,32 +89,3 @@ def gated_backward(gate: Any, up: Any, grad: Any) -> None:
     gate.copy_(of_gate)
     up.copy_(of_up)
     grad.copy_(inside)
-
-
-class Norm(torch.autograd.Function):
-    """`normalized`, keeping only its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return normalized(x, weight, eps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return norm_backward(gradients[0], *ctx.saved_tensors, ctx.eps, None), None, None
-
-
-class Rotation(torch.autograd.Function):
-    """`rotated`, keeping only the angles."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, cos: Any, sin: Any) -> Any:
-        ctx.save_for_backward(cos, sin)
-        return rotated(x, cos, sin)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return rotation_backward(gradients[0], *ctx.saved_tensors), None, None

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-import training.fused_layers as fused_layers
-from training.fused_layers import fuse_layers
+import training.fused_mlp as fused_mlp
+from training.fused_layers import FusedLayer, fuse_layers
 from training.fused_lora import fuse
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers warns peft of its own future
@@ -47,41 +47,46 @@ def step(model: Any, ids: Any, mask: Any = None, *, autocast: bool = False) -> t
     return loss.item(), grads
 
 
+def spy(function: Any, taken: list[int]) -> Any:
+    def call(*arguments: Any) -> Any:
+        taken.append(1)
+        return function(*arguments)
+
+    return call
+
+
 def relative_error(found: Any, expected: Any) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "qwen3"])
 @pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("matrices", [fused_layers.Matrices, fused_layers.JoinedMatrices])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("matrices", [fused_mlp.Matrices, fused_mlp.JoinedMatrices])
 def test_loss_and_gradients_are_those_of_peft(
     architecture: str,
     checkpointing: bool,
+    padded: bool,
     matrices: type,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fused_layers, "matrices", matrices)
-    monkeypatch.setattr(fused_layers, "TOKENS_AT_ONCE", 16)  # 51 tokens: four slices
+    monkeypatch.setattr(fused_mlp, "matrices", matrices)
+    monkeypatch.setattr(fused_mlp, "TOKENS_AT_ONCE", 16)  # 51 tokens: four slices
     theirs = adapted_model(tmp_path, architecture, torch.float64)
     ours = copy.deepcopy(theirs)
     fuse(ours)
     assert fuse_layers(ours) == ours.config.num_hidden_layers
     ids = torch.randint(0, 500, (3, 17))
     mask = torch.ones_like(ids)
-    mask[1, 11:] = 0
+    if padded:
+        mask[1, 11:] = 0
     if checkpointing:
         for model in (ours, theirs):
             model.enable_input_require_grads()
             model.activation_checkpointing_enable()
     taken = []
-    monkeypatch.setattr(
-        fused_layers,
-        "after_attention",
-        lambda *args, after=fused_layers.after_attention, **kw: (
-            taken.append(1) or after(*args, **kw)
-        ),
-    )
+    monkeypatch.setattr(FusedLayer, "apply", spy(FusedLayer.apply, taken))
     loss, grads = step(ours, ids, mask)
     assert len(taken) == ours.config.num_hidden_layers
     expected, expected_grads = step(theirs, ids, mask)
@@ -97,7 +102,7 @@ def test_under_bf16_autocast_the_error_is_no_larger_than_pefts(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fp32 adapters on a 16-bit base, as on a GPU; the truth is the same model in 64 bits."""
-    monkeypatch.setattr(fused_layers, "TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr(fused_mlp, "TOKENS_AT_ONCE", 40)
     theirs = adapted_model(tmp_path, "qwen2", torch.bfloat16)
     ours, linear, truth = (copy.deepcopy(theirs) for _ in range(3))
     truth = truth.double()
@@ -121,32 +126,57 @@ def test_under_bf16_autocast_the_error_is_no_larger_than_pefts(
     assert errors["halves"] < errors["peft"] * 1.1
 
 
-def test_the_functions_pass_a_numerical_check_of_their_gradients() -> None:
+def test_the_gradients_pass_a_numerical_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.fused_attention import Norm, UntilAttention
     from training.fused_lora import Adapted, linears
+    from training.fused_mlp import AfterAttention
 
+    monkeypatch.setattr(fused_mlp, "TOKENS_AT_ONCE", 4)  # of 10 tokens
     torch.manual_seed(0)
+    wide: dict[str, Any] = {"dtype": torch.float64}
 
-    def layer(inputs: int, outputs: int, rank: int) -> Adapted:
-        base = torch.nn.Linear(inputs, outputs, bias=False, dtype=torch.float64)
-        base.requires_grad_(False)
-        a, b = (
-            torch.randn(*size, dtype=torch.float64) for size in ((rank, inputs), (outputs, rank))
-        )
+    def layer(inputs: int, outputs: int, rank: int, bias: bool = False) -> Adapted:
+        base = torch.nn.Linear(inputs, outputs, bias=bias, **wide).requires_grad_(False)
+        a, b = torch.randn(rank, inputs, **wide), torch.randn(outputs, rank, **wide)
         return Adapted(base, a.requires_grad_(), b.requires_grad_(), 0.7)
 
-    norm = torch.nn.RMSNorm(6, eps=1e-5, dtype=torch.float64).requires_grad_(False)
-    setattr(norm, "variance_epsilon", 1e-5)  # noqa: B010 as transformers names it
-    norm.weight.copy_(torch.rand(6, dtype=torch.float64) + 0.5)
-    layers = [layer(4, 6, 2), layer(6, 10, 2), layer(6, 10, 3), layer(10, 6, 2)]
-    adapters = [tensor for la in layers for tensor in (la.a, la.b)]
-    attended = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
-    residual = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    half = lambda attended, residual, *_: fused_layers.after_attention(  # noqa: E731 one call
-        attended, residual, norm, layers, keep=False
-    )
-    assert torch.autograd.gradcheck(half, (attended, residual, *adapters))
-    open_pair = layers[1:3]
-    assert torch.autograd.gradcheck(lambda x, *_: linears(x, open_pair), (residual, *adapters[2:6]))
+    def norm(size: int) -> Norm:
+        return Norm(torch.rand(size, **wide) + 0.5, 1e-5)
+
+    def attend(query: Any, key: Any, value: Any) -> Any:
+        attention = torch.nn.functional.scaled_dot_product_attention
+        return attention(query, key, value, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+    before = [layer(6, 8, 2, True), layer(6, 4, 3, True), layer(6, 4, 2, True)]
+    after = [layer(8, 6, 2), layer(6, 10, 2), layer(6, 10, 3), layer(10, 6, 2)]
+    adapters = [tensor for la in (*before, *after) for tensor in (la.a, la.b)]
+    hidden = torch.randn(2, 5, 6, **wide, requires_grad=True)
+    cos, sin = torch.randn(2, 1, 1, 5, 4, **wide)
+    for keeps_graph in (True, False):
+        heads = [norm(4), norm(4)]
+        until = UntilAttention(before, norm(6), heads, 4, cos, sin, attend, keeps_graph)
+        second = norm(6)
+        rest = AfterAttention(after, second.weight, second.eps)
+
+        def whole(hidden: Any, *adapters: Any, until: Any = until, rest: Any = rest) -> Any:
+            return FusedLayer.apply(hidden, until, rest, False, *adapters)
+
+        # each backward pass needs a forward pass of its own
+        out = whole(hidden, *adapters)
+        direction = torch.randn_like(out)
+        grads = torch.autograd.grad(out, (hidden, *adapters), direction)
+        for tensor, grad in zip((hidden, *adapters), grads, strict=True):
+            step_along = torch.randn_like(tensor)
+            with torch.no_grad():
+                tensor.add_(step_along, alpha=1e-6)
+                above = (whole(hidden, *adapters) * direction).sum()
+                tensor.sub_(step_along, alpha=2e-6)
+                below = (whole(hidden, *adapters) * direction).sum()
+                tensor.add_(step_along, alpha=1e-6)
+            slope = float((above - below) / 2e-6)
+            assert slope == pytest.approx(float((grad * step_along).sum()), rel=1e-5, abs=1e-7)
+    pair = after[1:3]
+    assert torch.autograd.gradcheck(lambda x, *_: linears(x, pair), (hidden, *adapters[8:12]))
 
 
 def test_evaluation_and_generation_take_transformers_own_layers(tmp_path: Path) -> None:
