@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mcq.prompts import CHAT_TEMPLATE_ARGUMENTS, Prompt
@@ -61,17 +62,22 @@ class EngineBackend:
         precision: Precision = "auto",
         max_adapters: int = 32,
         config: EngineConfig | None = None,
+        cache_dir: Path | None = None,
     ) -> Self:
         """Load a base model; takes seconds, so call it on a worker thread.
 
         Args:
             config: Sizes; chosen for the device and `max_adapters` if left out.
+            cache_dir: Where what takes long to make may be kept for the next start.
         """
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
-            open_engine(base.path, precision, config or default_config(max_adapters, device)), base
+            open_engine(
+                base.path, precision, config or default_config(max_adapters, device), cache_dir
+            ),
+            base,
         )
 
     @property

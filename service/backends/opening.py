@@ -34,9 +34,15 @@ def _load(config: ServiceConfig, base: "BaseModel") -> Backend:
         from service.backends.reference import ReferenceBackend
 
         return ReferenceBackend.open(base, precision=config.precision)
+    from model_registry.bases.cache import default_cache_dir
     from service.backends.engine import EngineBackend
 
-    return EngineBackend.open(base, precision=config.precision, max_adapters=config.max_adapters)
+    return EngineBackend.open(
+        base,
+        precision=config.precision,
+        max_adapters=config.max_adapters,
+        cache_dir=config.cache_dir or default_cache_dir(),
+    )
 
 
 def _prepare(config: ServiceConfig) -> "BaseModel":

@@ -16,39 +16,37 @@ from torch.nn.functional import scaled_dot_product_attention
 ATTENTION_NAME = "kv_slots"
 
 
+BLOCK = 32
+"""Tokens of a sequence that are computed together. Blocks begin at multiples of this, or where
+computing began, so how a prompt is cut into steps changes nothing."""
+
+
 @dataclass
-class Segments:
-    """Sequences of one step that have about the same number of new tokens, padded to a
-    rectangle."""
+class Block:
+    """Tokens of one sequence in the running step."""
 
-    slots: torch.Tensor
-    """[n]: the KV slot of each."""
-    first_slot: int | None
-    """Set when there is only one: its keys are then read in place, without a copy."""
-    tokens: torch.Tensor
-    """[n, longest]: indices into the packed row; padding repeats an own token."""
-    query_positions: torch.Tensor
-    """[n, longest]."""
-    key_length: int
-    rows: torch.Tensor
-    """Indices of the packed row that this group computes …"""
-    cells: torch.Tensor
-    """… and where they stand in the flattened rectangle."""
-    masks: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
+    slot: int
+    tokens: slice
+    """Where they are in the packed row."""
+    start: int
+    """Position of the first."""
+    end: int
+    masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
-    def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor:
-        """[n, 1, groups * longest, key_length], 0 where a query may look and -inf elsewhere."""
-        key = (window, groups)
-        if key not in self.masks:
-            query = self.query_positions[:, None, :, None]
-            keys = torch.arange(self.key_length, device=query.device)
+    def mask(self, window: int | None, groups: int, like: torch.Tensor) -> torch.Tensor | None:
+        """[groups * tokens, end], 0 where a query may look and -inf elsewhere; None if it may
+        everywhere."""
+        if window not in self.masks:
+            keys = torch.arange(self.end, device=like.device)
+            query = torch.arange(self.start, self.end, device=like.device)[:, None]
             seen = keys <= query
             if window is not None:
                 seen &= keys > query - window
-            mask = torch.zeros(seen.shape, dtype=dtype, device=query.device)
-            mask = mask.masked_fill(~seen, float("-inf"))
-            self.masks[key] = mask.repeat(1, 1, groups, 1)
-        return self.masks[key]
+            mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+            mask = mask.masked_fill(~seen, float("-inf")).repeat(groups, 1)
+            is_open = self.end == self.start + 1 and (window is None or window >= self.end)
+            self.masks[window] = None if is_open else mask
+        return self.masks[window]
 
 
 @dataclass
@@ -59,7 +57,7 @@ class StepPlan:
     slots: torch.Tensor | None = None
     """[tokens]: the KV slot of every packed token."""
     positions: torch.Tensor | None = None
-    segments: list[Segments] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     kernels: Any = None
     """The GPU's kernels (`service.engine.kernels`), when they take the step."""
 
@@ -80,32 +78,21 @@ class SlotCache:
         self.keys[plan.slots, :, plan.positions] = key[0].transpose(0, 1).to(self.keys.dtype)
         self.values[plan.slots, :, plan.positions] = value[0].transpose(0, 1).to(self.values.dtype)
         output = torch.empty_like(query[0].transpose(0, 1))
-        for segments in plan.segments:
-            cells = self._attend_segments(query[0], segments, scaling, window)
-            output[segments.rows] = cells[segments.cells]
+        for block in plan.blocks:
+            output[block.tokens] = self._attend_block(query[0], block, scaling, window)
         return output[None]
 
-    def _attend_segments(self, query, segments: Segments, scaling, window) -> torch.Tensor:
-        count, longest = segments.tokens.shape
+    def _attend_block(self, query, block: Block, scaling, window) -> torch.Tensor:
         heads, _, size = query.shape
         groups = heads // self.keys.shape[1]
         # The query heads that share a key head become more queries of that head: no key is
         # repeated.
-        cells = query[:, segments.tokens].view(-1, groups, count, longest, size)
-        cells = cells.permute(2, 0, 1, 3, 4).reshape(count, -1, groups * longest, size)
-        if segments.first_slot is not None:
-            one = slice(segments.first_slot, segments.first_slot + 1)
-            keys = self.keys[one, :, : segments.key_length]
-            values = self.values[one, :, : segments.key_length]
-        else:
-            keys = self.keys[segments.slots, :, : segments.key_length]
-            values = self.values[segments.slots, :, : segments.key_length]
-        mask = segments.mask(window, groups, query.dtype)
-        attended = scaled_dot_product_attention(
-            cells, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask, scale=scaling
-        )
-        attended = attended.view(count, heads, longest, size).transpose(1, 2)
-        return attended.reshape(count * longest, heads, size)
+        cells = query[:, block.tokens].reshape(1, -1, groups * (block.end - block.start), size)
+        keys = self.keys[block.slot, None, :, : block.end].to(query.dtype)
+        values = self.values[block.slot, None, :, : block.end].to(query.dtype)
+        mask = block.mask(window, groups, query)
+        attended = scaled_dot_product_attention(cells, keys, values, attn_mask=mask, scale=scaling)
+        return attended.view(heads, -1, size).transpose(0, 1)
 
 
 def slot_attention(
@@ -117,31 +104,15 @@ def slot_attention(
     return module.slot_cache.attend(query, key, value, scale, sliding_window), None
 
 
-def plan_segments(
-    lengths: list[int], starts: list[int], slots: list[int], device: torch.device
-) -> list[Segments]:
-    """Group a step's sequences: those with one new token, and the others padded to the longest."""
-    groups: dict[bool, list[int]] = {}
-    for index, length in enumerate(lengths):
-        groups.setdefault(length == 1, []).append(index)
-    offsets = [sum(lengths[:index]) for index in range(len(lengths))]
-    result = []
-    for members in groups.values():
-        longest = max(lengths[i] for i in members)
-        tokens = [[offsets[i] + min(j, lengths[i] - 1) for j in range(longest)] for i in members]
-        positions = [[starts[i] + min(j, lengths[i] - 1) for j in range(longest)] for i in members]
-        rows = [offsets[i] + j for i in members for j in range(lengths[i])]
-        cells = [n * longest + j for n, i in enumerate(members) for j in range(lengths[i])]
-        as_tensor = lambda values: torch.tensor(values, device=device)  # noqa: E731
-        result.append(
-            Segments(
-                slots=as_tensor([slots[i] for i in members]),
-                first_slot=slots[members[0]] if len(members) == 1 else None,
-                tokens=as_tensor(tokens),
-                query_positions=as_tensor(positions),
-                key_length=max(starts[i] + lengths[i] for i in members),
-                rows=as_tensor(rows),
-                cells=as_tensor(cells),
-            )
-        )
-    return result
+def plan_blocks(lengths: list[int], starts: list[int], slots: list[int]) -> list[Block]:
+    """Cut a step's pieces of sequences into blocks."""
+    blocks: list[Block] = []
+    offset = 0
+    for length, start, slot in zip(lengths, starts, slots, strict=True):
+        position, stop = start, start + length
+        while position < stop:
+            end = min(stop, (position // BLOCK + 1) * BLOCK)
+            tokens = slice(offset, offset + end - position)
+            blocks.append(Block(slot, tokens, position, end))
+            offset, position = tokens.stop, end
+    return blocks

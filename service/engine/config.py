@@ -13,6 +13,9 @@ class EngineConfig:
     """Tokens of prompt and completion together that one slot holds."""
     prefill_tokens: int = 512
     """Prompt tokens computed in one step; streams wait at most this long for their next token."""
+    block: int = 1
+    """Prompts are cut, and beginnings reused, at multiples of this many tokens; with blocks of
+    `service.engine.attention` a prompt is computed in the same products however it is cut."""
     prefill_patience_s: float = 0.0
     """How long a small prefill may wait for company while others decode; 0 starts it at once."""
     max_queue: int = 256

@@ -32,7 +32,7 @@ class Engine:
 
     def __init__(self, runner: Runner, lora: LoraSlots, config: EngineConfig) -> None:
         self._runner, self._lora, self._config = runner, lora, config
-        self._kv = KvSlots(config.max_sequences, config.max_context)
+        self._kv = KvSlots(config.max_sequences, config.max_context, config.block)
         self._scheduler = Scheduler(config, self._kv)
         self._inbox: deque[Callable[[], None]] = deque()
         self._in_flight: deque[_Step] = deque()

@@ -26,7 +26,8 @@ class Reuse:
 class KvSlots:
     """The slots and what is known of their content. Owned by the engine thread."""
 
-    def __init__(self, slots: int, max_context: int) -> None:
+    def __init__(self, slots: int, max_context: int, block: int = 1) -> None:
+        self._block = block
         self._tokens = np.zeros((slots, max_context), dtype=np.int32)
         self._planned = np.zeros(slots, dtype=np.int64)
         self._filled = np.zeros(slots, dtype=np.int64)
@@ -57,7 +58,7 @@ class KvSlots:
             planned.max() == length > ready[best] + 1
         ):
             return None
-        return Reuse(candidates[best], int(ready[best]))
+        return Reuse(candidates[best], int(ready[best]) // self._block * self._block)
 
     def take(self, prompt: Items[int], salt: str, reuse: Reuse) -> int:
         """Give the slot idle longest to a prompt of which `reuse` will be copied there at once."""

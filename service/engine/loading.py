@@ -12,7 +12,9 @@ from transformers import AutoTokenizer
 
 from model_registry.bases.files import stored_precision
 from service.engine.adapter_store import AdapterStore
+from service.engine.attention import BLOCK
 from service.engine.config import EngineConfig
+from service.engine.cpu_weights import cache_folder
 from service.engine.device_grammar import GrammarCompiler
 from service.engine.engine import Engine
 from service.engine.lora_slots import LoraSlots
@@ -23,7 +25,9 @@ from service.engine.token_bytes import token_bytes
 Precision = Literal["auto", "fp32", "bf16", "fp16", "nf4", "dequantized"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
-CPU = EngineConfig(max_sequences=8, max_context=4096, prefill_tokens=512, max_ranks=1024)
+CPU = EngineConfig(
+    max_sequences=8, max_context=4096, prefill_tokens=512, block=BLOCK, max_ranks=1024
+)
 GPU = EngineConfig(
     max_sequences=256,
     max_context=2048,
@@ -63,9 +67,16 @@ def default_config(max_adapters: int, device: torch.device) -> EngineConfig:
 
 
 def open_engine(
-    directory: Path, precision: Precision = "auto", config: EngineConfig | None = None
+    directory: Path,
+    precision: Precision = "auto",
+    config: EngineConfig | None = None,
+    cache_dir: Path | None = None,
 ) -> OpenEngine:
-    """Load a base model and start the engine's thread."""
+    """Load a base model and start the engine's thread.
+
+    Args:
+        cache_dir: Where what takes long to make may be kept for the next start.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = config or default_config(32, device)
     if precision == "auto":
@@ -75,7 +86,8 @@ def open_engine(
     model = load_weights(directory, dtype, device, in_nf4=precision == "nf4")
     if precision == "dequantized":
         pass_through_nf4(model)
-    prepared = prepare_model(model, config)
+    rounded_cache = cache_folder(directory, cache_dir) if cache_dir else None
+    prepared = prepare_model(model, config, rounded_cache)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokens = token_bytes(tokenizer, prepared.vocab_size)
     compiler = GrammarCompiler(tokens)
@@ -90,7 +102,7 @@ def open_engine(
         config=config,
         precision=precision,
         shapes={
-            name: (linear.base.out_features, linear.base.in_features)
+            name: (linear.out_features, linear.in_features)
             for name, linear in prepared.linears.items()
         },
         adapter_dtype=dtype,

@@ -10,7 +10,7 @@ Layers that read the same input (q, k and v; gate and up) keep their matrices in
 that a GPU computes them in one product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,18 +18,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from service.engine.cpu_linear import Int8Linear, widening_linear
+from service.engine.cpu_int8 import Int8Linear
+from service.engine.cpu_linear import widening_linear
 from service.engine.memory import reserve
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True, slots=True)
+class LoraUse:
+    """Packed tokens that use one adapter."""
+
+    tokens: slice
+    rows: slice
+    """Of the pool: the adapter's."""
+    apart: bool
+    """Whether every token is computed by itself, as if it were alone in the step."""
 
 
 @dataclass
 class LoraStep:
     """Which adapters the packed tokens of the running step use; shared by all layers."""
 
-    groups: list[tuple[slice, slice]] = field(default_factory=list)
-    """Without kernels: packed tokens and the rank rows of their adapter."""
+    uses: list[LoraUse] = field(default_factory=list)
+    """Without kernels: what is computed together, so that it does not depend on the rest."""
     kernels: Any = None
     """How a GPU applies them (`service.engine.kernels`)."""
 
@@ -37,8 +49,9 @@ class LoraStep:
 class LinearGroup:
     """Linear layers of one input, with the pools of their adapters."""
 
-    def __init__(self, bases: list[nn.Linear], rows: int, *, joined: bool) -> None:
+    def __init__(self, bases: list[nn.Linear], rows: int, *, joined: bool, name: str = "") -> None:
         first = bases[0]
+        self.name = name
         self.sizes = [base.out_features for base in bases]
         # A 4-bit base keeps its adapters in the precision that it computes in; a CPU computes in
         # fp32, where a product of one row with a few ranks is several times faster than in bf16.
@@ -46,7 +59,11 @@ class LinearGroup:
         if first.weight.device.type == "cpu":
             dtype = torch.float32
         kind = {"dtype": dtype, "device": first.weight.device}
-        self.a = reserve((len(bases), rows, first.in_features), **kind)
+        if first.weight.device.type == "cpu":
+            # The rows of one adapter side by side: one product serves all layers.
+            self.a = reserve((rows, len(bases), first.in_features), **kind).transpose(0, 1)
+        else:
+            self.a = reserve((len(bases), rows, first.in_features), **kind)
         self.b = reserve((rows, sum(self.sizes)), **kind)
         self.bases = bases
         self.weight: torch.Tensor | None = None
@@ -70,6 +87,16 @@ class LinearGroup:
         """Compute the base's part with these 8-bit weights; frees the 16-bit ones."""
         self.int8, self.bases = joined, []
 
+    def compute(self, step: LoraStep, x: torch.Tensor) -> torch.Tensor:
+        """All layers side by side, with 8-bit weights."""
+        assert self.int8 is not None
+        y = self.int8(x)
+        if step.uses:
+            parts = y[0].split(self.sizes, dim=-1)
+            for use in step.uses:
+                add_changes(parts, x[0], self.a, self.b.split(self.sizes, dim=-1), use)
+        return y
+
     def part(
         self, index: int, x: torch.Tensor, compute: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
@@ -88,6 +115,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, step: LoraStep, group: LinearGroup, index: int) -> None:
         super().__init__()
         self.base: Any = base
+        self.in_features, self.out_features = base.in_features, base.out_features
         self.step, self.group, self.index = step, group, index
         self.a = group.a[index]
         start = sum(group.sizes[:index])
@@ -98,24 +126,38 @@ class LoraLinear(nn.Module):
             return self.group.part(
                 self.index, x, partial(self.step.kernels.lora_linear, self.group)
             )
+        if self.group.int8 is not None:
+            return self.group.part(self.index, x, partial(self.group.compute, self.step))
         y = base_linear(self.base, x)
-        for tokens, rows in self.step.groups:
-            change = widening_linear(widening_linear(x[0, tokens], self.a[rows]), self.b[rows].t())
-            y[0, tokens] += change
+        for use in self.step.uses:
+            add_changes((y[0],), x[0], self.a[None], (self.b,), use)
         return y
 
 
-class Int8Part(nn.Module):
-    """One layer's share of its group's 8-bit product."""
+def add_changes(
+    outputs: Sequence[torch.Tensor],
+    inputs: torch.Tensor,
+    a: torch.Tensor,
+    b: Sequence[torch.Tensor],
+    use: LoraUse,
+) -> None:
+    """Add an adapter's changes to the outputs of layers of one input.
 
-    def __init__(self, base: nn.Linear, group: LinearGroup, index: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self._part, self._group = partial(group.part, index), group
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert self._group.int8 is not None, "set before the first forward"
-        return self._part(x, self._group.int8)
+    A product of many rows sums in another order than a product of one, so what is computed together
+    has to be the same whatever else a step computes: `use` says what that is.
+    """
+    x = inputs[use.tokens]
+    count, rank = len(x), use.rows.stop - use.rows.start
+    a = a[:, use.rows].transpose(0, 1).reshape(rank * len(b), -1).t()
+    if use.apart:
+        inner = torch.bmm(x[:, None], a.expand(count, -1, -1)).view(count, 1, rank, len(b))
+        for index, (y, matrix) in enumerate(zip(outputs, b, strict=True)):
+            matrices = matrix[use.rows].expand(count, -1, -1)
+            y[use.tokens] += torch.bmm(inner[..., index], matrices)[:, 0]
+    else:
+        inner = (x @ a).view(count, rank, len(b))
+        for index, (y, matrix) in enumerate(zip(outputs, b, strict=True)):
+            y[use.tokens].addmm_(inner[..., index], matrix[use.rows])
 
 
 class WideningLinear(nn.Module):
@@ -135,8 +177,6 @@ class WideningLinear(nn.Module):
 
 
 def base_linear(base: Any, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(base, Int8Part):
-        return base(x)
     if x.dtype == base.weight.dtype or not base.weight.is_floating_point():
         return base(x)
     return widening_linear(x, base.weight, base.bias)
@@ -152,11 +192,13 @@ def wrap_linears(
         for names in _groups(linears):
             bases = [linears[n] for n in names]
             plain = all(type(base) is nn.Linear for base in bases)
-            group = LinearGroup(bases, rows, joined=plain and bases[0].weight.is_cuda)
+            joined = plain and bases[0].weight.is_cuda
+            full = [".".join(part for part in (prefix, name, child) if part) for child in names]
+            group = LinearGroup(bases, rows, joined=joined, name=full[0])
             for index, child in enumerate(names):
                 wrapped = LoraLinear(bases[index], step, group, index)
                 setattr(module, child, wrapped)
-                found[".".join(part for part in (prefix, name, child) if part)] = wrapped
+                found[full[index]] = wrapped
     return found
 
 

@@ -1,9 +1,11 @@
 # pyright: basic
 # torch's dtypes are typed too loosely for strict mode.
-"""Room that is reserved at start and costs memory only where it gets used."""
+"""Room that is reserved at start and costs memory only where it gets used, and room given back."""
 
+import ctypes
 import math
 import mmap
+import sys
 
 import torch
 
@@ -21,3 +23,10 @@ def reserve(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | s
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(shape)
+
+
+def give_back_free_pages() -> None:
+    """Return to the system what loading has freed; the C library would keep it for later."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc
+        trim(0)

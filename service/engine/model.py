@@ -17,13 +17,12 @@ from transformers.utils import logging as transformers_logging
 
 from service.engine.attention import ATTENTION_NAME, SlotCache, StepPlan, slot_attention
 from service.engine.config import EngineConfig
-from service.engine.cpu_linear import Int8Linear
-from service.engine.lora import Int8Part, LoraLinear, LoraStep, WideningLinear, wrap_linears
+from service.engine.cpu_int8 import Int8Linear
+from service.engine.cpu_rounding import round_layers
+from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linears
 from service.engine.memory import reserve
 from service.errors import BackendError
 
-_CONVERTED_AT_ONCE = 4
-"""Groups of linear layers; between two lots the 16-bit matrices of the first are freed."""
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)
@@ -82,8 +81,13 @@ def load_weights(
     return AutoModelForCausalLM.from_pretrained(directory, **options)
 
 
-def prepare_model(model: Any, config: EngineConfig) -> EngineModel:
+def prepare_model(
+    model: Any, config: EngineConfig, rounded_cache: Path | None = None
+) -> EngineModel:
     """Put our attention and LoRA layers into a loaded model, and allocate its KV slots.
+
+    Args:
+        rounded_cache: Where 8-bit weights are kept between starts.
 
     Raises:
         UnsupportedModelError: The architecture is not one that the engine can run.
@@ -100,13 +104,16 @@ def prepare_model(model: Any, config: EngineConfig) -> EngineModel:
     rows = config.max_ranks if config.max_adapters else 0
     linears = wrap_linears(layers, prefix, step, rows)
     if narrow_on_cpu:
-        _widen(model, in_int8=config.int8_on_cpu and Int8Linear.is_supported())
+        in_int8 = config.int8_on_cpu and Int8Linear.is_supported()
+        _widen(model, keep_head=in_int8)
+        if in_int8:
+            round_layers(model, rounded_cache)
     return EngineModel(
         model=model,
         plan=plan,
         lora_step=step,
         linears=linears,
-        keys_values=_allocate_slots(model, plan, config, weights),
+        keys_values=_allocate_slots(model, plan, config, weights, activations),
         vocab_size=model.get_input_embeddings().weight.shape[0],
         activations=activations,
     )
@@ -132,7 +139,11 @@ def _check_supported(model: Any) -> None:
 
 
 def _allocate_slots(
-    model: Any, plan: StepPlan, config: EngineConfig, weights: torch.Tensor
+    model: Any,
+    plan: StepPlan,
+    config: EngineConfig,
+    weights: torch.Tensor,
+    activations: torch.dtype,
 ) -> torch.Tensor:
     """One tensor for all layers, so that copying a prefix is one operation; layers get views of
     it."""
@@ -148,13 +159,13 @@ def _allocate_slots(
     heads, head_size = sizes.pop()
     # One slot more than sequences: padding rows of a batch, and probes, write there.
     shape = (len(modules), 2, config.max_sequences + 1, heads, config.max_context, head_size)
-    slots = reserve(shape, weights.dtype, weights.device)
+    slots = reserve(shape, activations, weights.device)
     for module, (keys, values) in zip(modules, slots, strict=True):
         module.slot_cache = SlotCache(plan, keys, values)
     return slots
 
 
-def _widen(model: Any, *, in_int8: bool) -> None:
+def _widen(model: Any, *, keep_head: bool) -> None:
     """Keep 16-bit matrices, compute everything else in fp32: faster on CPUs, and more exact."""
     matrices = {id(m.base.weight) for m in model.modules() if isinstance(m, LoraLinear)}
     embedding = model.get_input_embeddings().weight
@@ -162,17 +173,5 @@ def _widen(model: Any, *, in_int8: bool) -> None:
         if id(parameter) not in matrices and parameter is not embedding and parameter.dim() < 2:
             parameter.data = parameter.data.float()
     head = model.get_output_embeddings()
-    if not in_int8:
-        if isinstance(head, nn.Linear):
-            model.set_output_embeddings(WideningLinear(head))
-        return
-    if isinstance(head, nn.Linear):
-        model.set_output_embeddings(Int8Linear.convert([[head]])[0])
-    adapted = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    groups = list(dict.fromkeys(module.group for module in adapted))
-    for module in adapted:
-        module.base = Int8Part(module.base, module.group, module.index)
-    for start in range(0, len(groups), _CONVERTED_AT_ONCE):
-        some = groups[start : start + _CONVERTED_AT_ONCE]
-        for group, joined in zip(some, Int8Linear.convert([g.bases for g in some]), strict=True):
-            group.round_to_int8(joined)
+    if isinstance(head, nn.Linear) and not keep_head:
+        model.set_output_embeddings(WideningLinear(head))

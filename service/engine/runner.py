@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from service.engine.attention import plan_segments
+from service.engine.attention import Block, plan_blocks
 from service.engine.config import EngineConfig
 from service.engine.device_grammar import DeviceGrammar
 from service.engine.device_state import (
@@ -22,6 +22,7 @@ from service.engine.device_state import (
     TOP_P,
     DeviceState,
 )
+from service.engine.lora import LoraUse
 from service.engine.lora_slots import LoraSlot
 from service.engine.model import EngineModel
 from service.engine.sampling import draw
@@ -150,8 +151,9 @@ class Runner:
         plan.slots = self.state.tensor(
             [s for s, n in zip(slots, lengths, strict=True) for _ in range(n)]
         )
-        plan.segments = plan_segments(lengths, starts, slots, self.device)
-        self.model.lora_step.groups = _lora_groups(parts, lengths)
+        plan.blocks = plan_blocks(lengths, starts, slots)
+        adapters = {part.slot: part.lora.rows for part in parts if part.lora is not None}
+        self.model.lora_step.uses = _lora_uses(plan.blocks, adapters)
         ends = [sum(lengths[: n + 1]) - 1 for n, part in enumerate(parts) if part.is_last]
         # A chunk in the middle of its prompt needs no logits; one row keeps the shapes legal.
         keep = self.state.tensor(ends or [0])
@@ -178,16 +180,16 @@ class Runner:
         return torch.stack(columns, dim=1)
 
 
-def _lora_groups(parts: list[Part], lengths: list[int]) -> list[tuple[slice, slice]]:
-    """Packed tokens of each adapter; parts are in the order of their slots."""
-    groups: list[tuple[slice, slice]] = []
-    end = 0
-    for part, length in zip(parts, lengths, strict=True):
-        start, end = end, end + length
-        if part.lora is None:
+def _lora_uses(blocks: list[Block], adapters: dict[int, slice]) -> list[LoraUse]:
+    """What is multiplied together: a block, or lone tokens of one adapter, each for itself."""
+    uses: list[LoraUse] = []
+    for block in blocks:
+        rows, tokens = adapters.get(block.slot), block.tokens
+        if rows is None:
             continue
-        if groups and groups[-1][1] == part.lora.rows:
-            groups[-1] = (slice(groups[-1][0].start, end), part.lora.rows)
+        apart, last = block.end == block.start + 1, uses[-1] if uses else None
+        if apart and last and last.apart and (last.rows, last.tokens.stop) == (rows, tokens.start):
+            uses[-1] = LoraUse(slice(last.tokens.start, tokens.stop), rows, apart=True)
         else:
-            groups.append((slice(start, end), part.lora.rows))
-    return groups
+            uses.append(LoraUse(tokens, rows, apart))
+    return uses

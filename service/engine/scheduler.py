@@ -87,10 +87,12 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget = self._config.prefill_tokens
         for sequence in ready:
-            count = min(sequence.pending, budget)
-            if count == 0:
-                break
             start = sequence.computed
+            count = min(sequence.pending, budget)
+            if count < sequence.pending:
+                count -= (start + count) % self._config.block
+            if count <= 0:
+                break
             tokens = sequence.tokens[start : start + count]
             chunks.append(Chunk(sequence, start, tokens, count == sequence.pending))
             budget -= count

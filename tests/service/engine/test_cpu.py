@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.engine.cpu_linear import Int8Linear
-from service.engine.lora import Int8Part, LinearGroup
+from service.engine.cpu_int8 import Int8Linear, RoundedWeight, packing
 from service.engine.memory import reserve
 
 needs_int8 = pytest.mark.skipif(not Int8Linear.is_supported(), reason="no 8-bit kernels here")
@@ -33,19 +32,49 @@ def test_reserved_room_is_resident_only_where_it_was_written() -> None:
     assert float(room.sum()) == 256 * 64
 
 
+def rounded(bases: list[nn.Linear], *, is_fine: bool = True) -> Int8Linear:
+    weight = RoundedWeight.of([base.weight.data for base in bases])
+    has_bias = bases[0].bias is not None
+    bias = torch.cat([base.bias.data for base in bases]) if has_bias else None
+    with packing():
+        return Int8Linear(weight, bias, is_fine=is_fine)
+
+
 @needs_int8
-def test_eight_bit_layers_of_one_input_give_what_each_gives_alone() -> None:
+@pytest.mark.parametrize("is_fine", [True, False])
+def test_eight_bit_layers_of_one_input_give_what_each_gives_alone(is_fine: bool) -> None:
     torch.manual_seed(0)
     bases = [nn.Linear(96, size, bias=True) for size in (64, 32, 32)]
-    alone = Int8Linear.convert([[base] for base in bases])
-    group = LinearGroup(bases, 0, joined=False)
-    parts = [Int8Part(base, group, index) for index, base in enumerate(bases)]
-    group.round_to_int8(Int8Linear.convert([bases])[0])
+    together = rounded(bases, is_fine=is_fine)
+    alone = [rounded([base], is_fine=is_fine) for base in bases]
     for rows in (1, 7):
         x = torch.randn(1, rows, 96)
         with torch.inference_mode():
+            parts = together(x).split([64, 32, 32], dim=-1)
             for part, single in zip(parts, alone, strict=True):
-                assert torch.equal(part(x), single(x))
+                assert torch.equal(part, single(x))
+
+
+@needs_int8
+@pytest.mark.parametrize("is_fine", [True, False])
+def test_a_row_of_an_eight_bit_product_does_not_depend_on_the_others(is_fine: bool) -> None:
+    torch.manual_seed(0)
+    layer = rounded([nn.Linear(512, 256, bias=True)], is_fine=is_fine)
+    x = torch.randn(300, 512)
+    with torch.inference_mode():
+        whole = layer(x)
+        for rows in (slice(0, 1), slice(3, 11), slice(100, 299)):
+            assert torch.equal(layer(x[rows]), whole[rows])
+
+
+@needs_int8
+def test_eight_bit_sums_do_not_overflow() -> None:
+    base = nn.Linear(512, 32, bias=False)
+    base.weight.data.fill_(1.0)
+    x = torch.ones(3, 512)
+    with torch.inference_mode():
+        for is_fine in (True, False):
+            assert torch.allclose(rounded([base], is_fine=is_fine)(x), torch.tensor(512.0))
 
 
 @needs_int8
@@ -56,5 +85,5 @@ def test_eight_bit_products_are_close_even_beside_a_huge_input(outlier: float) -
     x = torch.randn(1, 5, 512)
     x[..., 3] *= outlier
     with torch.inference_mode():
-        exact, rounded = base(x), Int8Linear.convert([[base]])[0](x)
-    assert float((rounded - exact).norm() / exact.norm()) < 0.01
+        exact, close = base(x), rounded([base])(x)
+    assert float((close - exact).norm() / exact.norm()) < 0.01
