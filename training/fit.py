@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.attention import ignore_right_padding, use_packed_attention
 from training.config import MethodConfig, TrainingConfig
 from training.errors import OutOfMemoryError, RunFailedError, TrainingError
 from training.fused_layers import fuse_layers
@@ -129,6 +130,9 @@ def build_trainer(
         fuse(trainer.model)
         if config.fit.fused_layers and not config.fit.torch_compile:
             fuse_layers(trainer.model)
+    ignore_right_padding(trainer.model)
+    if config.fit.packing:
+        use_packed_attention(trainer.model)
     for unwanted in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(unwanted)
     return trainer
