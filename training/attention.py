@@ -40,6 +40,7 @@ def use_packed_attention(model: Any) -> bool:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    forward: Any = sdpa_attention_forward
     causal_mask: Any = sdpa_mask
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -52,10 +53,10 @@ def use_packed_attention(model: Any) -> bool:
     def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
         bounds = kwargs.get("cu_seq_lens_q")
         if bounds is None or mask is not None:
-            return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+            return forward(module, query, key, value, mask, **kwargs)
         places = Places(bounds, int(kwargs["max_length_q"]), query.shape[2])
         apart = [places.spread(part) for part in (query, key, value)]
-        result, _ = sdpa_attention_forward(module, *apart, None, **kwargs)
+        result, _ = forward(module, *apart, None, **kwargs)
         return places.gather(result), None
 
     def mask(*args: Any, **kwargs: Any) -> Any:

@@ -36,6 +36,8 @@ class Shape:
     query: int
     key_value: int
     embedding: int
+    fusible: bool = False
+    """Whether training/fused_layers.py knows the architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,54 @@ def predict(config: TrainingConfig, shape: Shape, row_length: int, precision: st
     if method.kind == "full":
         weights = 0.0  # they are the trained ones
     tokens = fit.per_device_train_batch_size * row_length
-    layer = tokens * bytes_per_token_and_layer(config, shape, width)
-    if fit.activation_checkpointing:
-        activations = shape.layers * tokens * shape.hidden * width + layer
+    if is_one_function(config, shape):
+        activations, transient = _of_fused_layers(config, shape, tokens, width)
     else:
-        activations = shape.layers * layer
-    transient = tokens * width * (3 * shape.intermediate + 2 * shape.hidden)
+        layer = tokens * bytes_per_token_and_layer(config, shape, width)
+        transient = tokens * width * (3 * shape.intermediate + 2 * shape.hidden)
+        if fit.activation_checkpointing:
+            activations = shape.layers * tokens * shape.hidden * width + layer
+        else:
+            activations = shape.layers * layer
     return Prediction(weights, float(trained), float(activations), float(transient))
+
+
+def is_one_function(config: TrainingConfig, shape: Shape) -> bool:
+    """Whether training/fused_layers.py takes the layers."""
+    fit, method = config.fit, config.method
+    adapted = {name for name, _, _ in shape.adapted}
+    return (
+        shape.fusible
+        and fit.fused_lora
+        and fit.fused_layers
+        and not fit.torch_compile
+        and method.kind == "lora"
+        and not method.use_dora
+        and not method.lora_dropout
+        and (isinstance(method.target_modules, str) or adapted <= set(method.target_modules))
+    )
+
+
+def _of_fused_layers(
+    config: TrainingConfig, shape: Shape, tokens: int, width: int
+) -> tuple[float, float]:
+    """What they keep for the backward pass, and what they need for a moment."""
+    from training.fused_mlp import TOKENS_AT_ONCE
+
+    hidden, heads, wide = shape.hidden, shape.query, shape.intermediate
+    kept, slices = hidden + heads, -(-tokens // TOKENS_AT_ONCE)
+    at_once = tokens // slices * (3 * wide + 4 * hidden)
+    if not config.fit.activation_checkpointing:
+        kept += hidden + heads + 2 * shape.key_value + 2 * wide
+        at_once = tokens * (wide + 4 * hidden)
+    gradients = tokens * (2 * hidden + heads)
+    matrices = 3 * wide * hidden
+    if config.method.quantization is not None:
+        matrices += 3 * wide * hidden + hidden * heads
+    return (
+        float(shape.layers * tokens * kept * width),
+        float((at_once + gradients + matrices) * width),
+    )
 
 
 def bytes_per_token_and_layer(config: TrainingConfig, shape: Shape, width: int) -> float:
@@ -174,6 +217,8 @@ def remedies(
 
 def shape_of(model: Any) -> Shape:
     """The shape of a loaded (or meta) model; also of a quantised one."""
+    from training.fused_layers import LAYERS
+
     config = model.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     linear = [
@@ -194,6 +239,7 @@ def shape_of(model: Any) -> Shape:
         query=int(config.num_attention_heads * head),
         key_value=int(config.num_key_value_heads * head),
         embedding=embedding,
+        fusible=any(type(module).__name__ in LAYERS for module in model.modules()),
     )
 
 
