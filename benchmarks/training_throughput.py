@@ -15,6 +15,7 @@ in which the device waits for the next launch, and the calls in which the progra
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -62,6 +63,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours-8-checkpointed": {"batch": 8, "checkpoint": True},
     "ours-8-checkpointed-liger": {"batch": 8, "checkpoint": True, "liger": True},
     "ours-8-checkpointed-compile": {"batch": 8, "checkpoint": True, "compile": True},
+    # each decoder layer compiled once, not the model as a whole
+    "ours-8-checkpointed-regional": {
+        "batch": 8,
+        "checkpoint": True,
+        "compile": True,
+        "regional": True,
+    },
     "ours-2-qlora": {"batch": 2, "nf4": True},
     "ours-2-qlora-liger": {"batch": 2, "nf4": True, "liger": True},
     # decoder layers as one function (training/fused_layers.py)
@@ -384,6 +392,8 @@ def plain_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: 
 def our_trainer(model: Any, tokenizer: Any, rows: Any, options: Any, setting: Any) -> Any:
     import torch
 
+    if setting.get("regional"):
+        os.environ["ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"] = "true"
     import training.fused_mlp
     from training.config import DataConfig, FitConfig, MethodConfig, SourceConfig, TrainingConfig
     from training.fit import build_trainer

@@ -126,9 +126,11 @@ def build_trainer(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if peft_config is not None and config.fit.fused_lora and not is_sharded():
+    # a compiler fuses PEFT's own path and cannot see into ours; FSDP takes weights away meanwhile
+    ours = config.fit.fused_lora and not config.fit.torch_compile and not is_sharded()
+    if peft_config is not None and ours:
         fuse(trainer.model)
-        if config.fit.fused_layers and not config.fit.torch_compile:
+        if config.fit.fused_layers:
             fuse_layers(trainer.model)
     ignore_right_padding(trainer.model)
     if config.fit.packing:

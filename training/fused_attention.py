@@ -31,11 +31,14 @@ class Norm:
 
     def forward(self, x: Any) -> Any:
         """The norm of x."""
-        return normalized(x, self.weight, self.eps)
+        return normalized(x.flatten(0, -2), self.weight, self.eps).view(x.shape)
 
     def backward(self, grad: Any, x: Any, beside: Any = None) -> Any:
         """The gradient of x, plus `beside`."""
-        return norm_backward(grad, x, self.weight, self.eps, beside)
+        rows = x.flatten(0, -2)
+        beside = None if beside is None else beside.reshape(rows.shape)
+        grad = grad.reshape(rows.shape)
+        return norm_backward(grad, rows, self.weight, self.eps, beside).view(x.shape)
 
 
 @dataclass(frozen=True, slots=True)

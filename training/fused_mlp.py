@@ -50,9 +50,9 @@ class AfterAttention:
         for part in _slices(len(result), len(result) if keep else TOKENS_AT_ONCE):
             out = side.add_output(attended[part], residual[part], result[part])
             kept = [out.clone()] if keep else []
-            _, _, both = side.open(out, self.weight, self.eps)
-            kept += [both] if keep else []
-            inside = gated(*both.chunk(2, dim=1))
+            _, _, gate, up = side.open(out, self.weight, self.eps)
+            kept += [gate, up] if keep else []
+            inside = gated(gate, up)
             out.addmm_(inside, side.down.T)
             out.addmm_(inside @ side.a_down.T, side.b_down.T)
         return result, kept
@@ -70,25 +70,25 @@ class AfterAttention:
         for part in _slices(len(grads), len(grads) if kept else TOKENS_AT_ONCE):
             grad, rows = grads[part], attended[part]
             if kept:
-                middle, both = kept
+                middle, gate, up = kept
                 normed = normalized(middle, self.weight, self.eps)
                 inner = normed @ side.a_open.T
             else:
                 middle = side.add_output(rows, residual[part], torch.empty_like(grad))
-                normed, inner, both = side.open(middle, self.weight, self.eps)
+                normed, inner, gate, up = side.open(middle, self.weight, self.eps)
 
             inside, through = side.back_to_gate(grad)
-            gated_backward(*both.chunk(2, dim=1), inside)
+            gated_backward(gate, up, inside)
             sums[3][0] += through.T @ inside
             sums[3][1] += grad.T @ (inside @ side.a_down.T)
             del inside
 
-            inward, through = side.back_to_norm(both)
+            inward, through = side.back_to_norm(gate, up)
             for index, grad_a in enumerate(split_ranks(through.T @ normed, self.layers[1:3], 0), 1):
                 sums[index][0] += grad_a
-            sums[1][1] += both[:, : side.width].T @ inner[:, : side.ranks[1]]
-            sums[2][1] += both[:, side.width :].T @ inner[:, side.ranks[1] :]
-            del both
+            sums[1][1] += gate.T @ inner[:, : side.ranks[1]]
+            sums[2][1] += up.T @ inner[:, side.ranks[1] :]
+            del gate, up
             inward = norm_backward(inward, middle, self.weight, self.eps, grad)
             grad_residual[part] = inward
 
@@ -112,7 +112,6 @@ class Matrices:
         self.a_open = stacked_a(layers[1:3], dtype)
         self.a_down = layers[3].a.to(dtype)
         self.ranks = [layer.a.shape[0] for layer in layers]
-        self.width = len(self.gate)
 
     def add_output(self, rows: Any, beside: Any, into: Any) -> Any:
         """The residual plus the output projection, in the buffer `into`."""
@@ -120,25 +119,22 @@ class Matrices:
         into.addmm_(rows, self.output.T)
         return into.addmm_(rows @ self.a_output.T, self.b_output.T)
 
-    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any]:
-        """The norm of x, what both A make of it, and gate and up side by side."""
+    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any, Any]:
+        """The norm of x, what both A make of it, gate and up."""
         normed = normalized(x, weight, eps)
         inner = normed @ self.a_open.T
         of_gate, of_up = inner.split(self.ranks[1:3], dim=1)
-        both = x.new_empty(len(x), 2 * self.width)
-        gate, up = both.chunk(2, dim=1)
-        torch.mm(normed, self.gate.T, out=gate).addmm_(of_gate, self.b_gate.T)
-        torch.mm(normed, self.up.T, out=up).addmm_(of_up, self.b_up.T)
-        return normed, inner, both
+        gate = (normed @ self.gate.T).addmm_(of_gate, self.b_gate.T)
+        up = (normed @ self.up.T).addmm_(of_up, self.b_up.T)
+        return normed, inner, gate, up
 
     def back_to_gate(self, grad: Any) -> tuple[Any, Any]:
         """The gradient of what went into down, and of what its A made."""
         through = grad @ self.b_down
         return (grad @ self.down).addmm_(through, self.a_down), through
 
-    def back_to_norm(self, both: Any) -> tuple[Any, Any]:
+    def back_to_norm(self, gate: Any, up: Any) -> tuple[Any, Any]:
         """From gradients of gate and up: those of the norm, and of what both A made."""
-        gate, up = both.chunk(2, dim=1)
         through = torch.cat([gate @ self.b_gate, up @ self.b_up], dim=1)
         return (gate @ self.gate).addmm_(up, self.up).addmm_(through, self.a_open), through
 
@@ -146,31 +142,31 @@ class Matrices:
 class JoinedMatrices(Matrices):
     """The adapters as further columns of the base's matrices.
 
-    One product gives gate and up with their adapters, so the wide tensors are written once: instead
-    of x·Wᵀ + (x·Aᵀ)·Bᵀ it is [x, x·Aᵀ]·[W, B]ᵀ. Likewise down's gradient.
+    One product gives gate or up with its adapter, so the wide tensors are written once: instead of
+    x·Wᵀ + (x·Aᵀ)·Bᵀ it is [x, x·Aᵀ]·[W, B]ᵀ. Likewise down's gradient.
     """
 
     def __init__(self, layers: Sequence[Adapted], dtype: Any) -> None:
         super().__init__(layers, dtype)
         self.inputs, self.narrow = self.gate.shape[1], sum(self.ranks[1:3])
-        joined = self.gate.new_zeros(2 * self.width, _aligned(self.inputs + self.narrow))
-        joined[: self.width, : self.inputs] = self.gate
-        joined[self.width :, : self.inputs] = self.up
-        middle = self.inputs + self.ranks[1]
-        joined[: self.width, self.inputs : middle] = self.b_gate
-        joined[self.width :, middle : self.inputs + self.narrow] = self.b_up
-        self.joined = joined
+        self.joined_gate, self.joined_up = self.gate.new_zeros(
+            2, len(self.gate), _aligned(self.inputs + self.narrow)
+        )
+        middle, end = self.inputs + self.ranks[1], self.inputs + self.narrow
+        self.joined_gate[:, : self.inputs], self.joined_up[:, : self.inputs] = self.gate, self.up
+        self.joined_gate[:, self.inputs : middle] = self.b_gate
+        self.joined_up[:, middle:end] = self.b_up
 
-    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any]:
+    def open(self, x: Any, weight: Any, eps: float) -> tuple[Any, Any, Any, Any]:
         """See `Matrices.open`."""
-        wide = x.new_empty(len(x), self.joined.shape[1])
+        wide = x.new_empty(len(x), self.joined_up.shape[1])
         normed, inner, rest = wide.split(
             [self.inputs, self.narrow, wide.shape[1] - self.inputs - self.narrow], dim=1
         )
         normalized_into(normed, x, weight, eps)
         torch.mm(normed, self.a_open.T, out=inner)
         rest.zero_()
-        return normed, inner, wide @ self.joined.T
+        return normed, inner, wide @ self.joined_gate.T, wide @ self.joined_up.T
 
     def back_to_gate(self, grad: Any) -> tuple[Any, Any]:
         """See `Matrices.back_to_gate`."""
@@ -183,11 +179,6 @@ class JoinedMatrices(Matrices):
         through = torch.mm(grad, self.b_down, out=wide[:, outputs : outputs + rank])
         wide[:, outputs + rank :] = 0
         return wide @ joined, through
-
-    def back_to_norm(self, both: Any) -> tuple[Any, Any]:
-        """See `Matrices.back_to_norm`."""
-        through = both @ self.joined[:, self.inputs : self.inputs + self.narrow]
-        return (both @ self.joined[:, : self.inputs]).addmm_(through, self.a_open), through
 
 
 matrices: type[Matrices] = JoinedMatrices

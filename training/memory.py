@@ -130,7 +130,10 @@ def bytes_per_token_and_layer(config: TrainingConfig, shape: Shape, width: int) 
     """What the backward pass keeps of one token in one block."""
     fit = config.fit
     plain_lora = config.method.kind == "lora" and not (
-        fit.fused_lora and not config.method.use_dora and not config.method.lora_dropout
+        fit.fused_lora
+        and not fit.torch_compile
+        and not config.method.use_dora
+        and not config.method.lora_dropout
     )
     norms = 2 * shape.hidden * (width if fit.liger else 4)
     inputs = 2 * shape.hidden * width  # of q, k, v together, and of gate and up together

@@ -7,6 +7,7 @@ the norms' weights learn here.
 """
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,29 @@ import torch
 
 
 def _one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled where tensors are on a GPU, called as it is elsewhere."""
-    compiled: list[Any] = []
+    """Compiled where tensors are on a GPU, called as it is elsewhere.
+
+    Each width has a compilation of its own, so that only the number of tokens is ever a variable.
+    """
+    compiled: dict[Any, Any] = {}
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        if not arguments[0].is_cuda:
+        first = arguments[0]
+        if not first.is_cuda:
             return function(*arguments)
-        if not compiled:
-            compiled.append(torch.compile(function))
-        return compiled[0](*arguments)
+        width = (first.ndim, first.shape[-1], first.shape[1] if first.ndim == 4 else 0)
+        if width not in compiled:
+            compiled[width] = torch.compile(_copy(function, len(compiled)))
+        return compiled[width](*(a.detach() if torch.is_tensor(a) else a for a in arguments))
 
     return call
+
+
+def _copy(function: Any, number: int) -> Any:
+    """The same function under another name: the compiler remembers shapes by name and place."""
+    code = function.__code__.replace(co_name=f"{function.__name__}_{number}")
+    return types.FunctionType(code, function.__globals__, code.co_name)
 
 
 def _wide(x: Any) -> Any:

@@ -215,3 +215,37 @@ def test_dropout_and_dora_take_pefts_path(tmp_path: Path) -> None:
         assert results[0][0] == results[1][0]
         for name, grad in results[0][1].items():
             torch.testing.assert_close(grad, results[1][1][name])
+
+
+def test_four_bit_bases_are_read_as_bitsandbytes_reads_them(tmp_path: Path) -> None:
+    import peft
+    import transformers
+
+    from model_registry.bases.tiny import write_tiny_model
+    from training.model import nf4_config
+
+    loader: Any = transformers.AutoModelForCausalLM
+    path = write_tiny_model(tmp_path / "base", architecture="qwen2")
+    results = []
+    for fused in (False, True):
+        quantized = loader.from_pretrained(
+            path, dtype=torch.float32, quantization_config=nf4_config(torch.float32)
+        )
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        adapt: Any = peft.get_peft_model
+        model: Any = adapt(quantized, config).train()
+        model.config.use_cache = False
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if fused:
+            assert fuse(model) == 14
+            assert fuse_layers(model) == 2
+            model.base_model.model.activation_checkpointing_enable()
+        ids = torch.randint(3, 500, (2, 15), generator=torch.Generator().manual_seed(1))
+        results.append(step(model, ids))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert results[0][1].keys() == results[1][1].keys()
+    for name, grad in results[1][1].items():
+        assert relative_error(grad, results[0][1][name]) < 1e-4, name
