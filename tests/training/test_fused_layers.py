@@ -40,7 +40,7 @@ def adapted_model(directory: Path, architecture: str, dtype: Any, **settings: An
 
 def step(model: Any, ids: Any, mask: Any = None, *, autocast: bool = False) -> tuple[float, Any]:
     labels = ids if mask is None else ids.masked_fill(mask == 0, -100)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     loss.backward()
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -249,3 +249,31 @@ def test_four_bit_bases_are_read_as_bitsandbytes_reads_them(tmp_path: Path) -> N
     assert results[0][1].keys() == results[1][1].keys()
     for name, grad in results[1][1].items():
         assert relative_error(grad, results[0][1][name]) < 1e-4, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "qwen3"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_compiled_kernels_and_flash_attention_are_as_exact_as_peft(
+    architecture: str, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_mlp, "TOKENS_AT_ONCE", 128)
+    theirs = adapted_model(tmp_path, architecture, torch.bfloat16).cuda()
+    ours, truth = copy.deepcopy(theirs), copy.deepcopy(theirs).double()
+    fuse(ours)
+    fuse_layers(ours)
+    if checkpointing:
+        for model in (ours, theirs):
+            model.enable_input_require_grads()
+            model.activation_checkpointing_enable()
+    for length in (96, 130, 57):  # the second makes the compiled kernels take any length
+        ids = torch.randint(0, 500, (3, length), device="cuda")
+        right = step(truth, ids)[1]
+        errors = []
+        for model in (ours, theirs):
+            grads = step(model, ids, autocast=True)[1]
+            assert all(bool(torch.isfinite(grad).all()) for grad in grads.values())
+            errors.append(sum(relative_error(g, right[n]) for n, g in grads.items()) / len(grads))
+        assert errors[0] < errors[1] * 1.1
+        for model in (ours, theirs, truth):
+            model.zero_grad()
