@@ -8,10 +8,12 @@ import itertools
 import math
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mcq.question import Evidence, Question
-from mcq.words import Sentence, content_words, sentences, words
+from mcq.words import content_words, sentences, words
 
 _MIN_SCORE = 0.4
 _NEIGHBOUR_GAIN = 0.15
@@ -26,10 +28,27 @@ _STEM_WEIGHT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Span:
     start: int
     end: int
-    score: float
+    words: frozenset[str]
+
+    def joined(self, following: "_Span") -> "_Span":
+        """Both and what lies between them, which holds no word."""
+        return _Span(self.start, following.end, self.words | following.words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """What every question about one context asks of it again."""
+
+    sentences: tuple[_Span, ...]
+    weights: dict[str, float]
+    rarest: float
+
+    def weigh(self, wanted: Iterable[str]) -> dict[str, float]:
+        """Each word with its weight; unknown words weigh as rare ones."""
+        return {word: self.weights.get(word, self.rarest) for word in wanted}
 
 
 def find_evidence(context: str, question: Question) -> Evidence | None:
@@ -38,42 +57,40 @@ def find_evidence(context: str, question: Question) -> Evidence | None:
     Offsets count characters of the context after NFC; `context[start:end] == text`.
     """
     context = unicodedata.normalize("NFC", context)
-    found = sentences(context)
-    if not found:
+    passage = _read(context)
+    if not passage.sentences:
         return None
-    weights = _weights(found)
-    key, stem = set(_matchable(question.key_text)), set(content_words(question.question))
-    singles = [_candidate(s.start, s.end, s.text, key, stem, weights) for s in found]
-    best = max(singles, key=lambda c: c.score)
-    for left, right in itertools.pairwise(found):
-        text = context[left.start : right.end]
-        pair = _candidate(left.start, right.end, text, key, stem, weights)
-        if pair.score > best.score + _NEIGHBOUR_GAIN:
-            best = pair
-    if best.score < _MIN_SCORE:
+    key = passage.weigh(_matchable(question.key_text))
+    stem = passage.weigh(content_words(question.question))
+
+    def score(span: _Span) -> float:
+        return _coverage(key, span.words) + _STEM_WEIGHT * _coverage(stem, span.words)
+
+    scored = [(score(span), span) for span in passage.sentences]
+    best_score, best = max(scored, key=lambda pair: pair[0])
+    for left, right in itertools.pairwise(passage.sentences):
+        pair = left.joined(right)
+        pair_score = score(pair)
+        if pair_score > best_score + _NEIGHBOUR_GAIN:
+            best_score, best = pair_score, pair
+    if best_score < _MIN_SCORE:
         return None
     return Evidence(start=best.start, end=best.end, text=context[best.start : best.end])
+
+
+@lru_cache(maxsize=64)  # every candidate of a request asks about the same context
+def _read(context: str) -> _Passage:
+    found = tuple(_Span(s.start, s.end, frozenset(words(s.text))) for s in sentences(context))
+    counts = Counter(itertools.chain.from_iterable(span.words for span in found))
+    weights = {word: math.log(1 + len(found) / count) for word, count in counts.items()}
+    return _Passage(found, weights, max(weights.values(), default=1.0))
 
 
 def _matchable(text: str) -> tuple[str, ...]:
     return content_words(text) or words(text)
 
 
-def _weights(found: list[Sentence]) -> dict[str, float]:
-    counts = Counter(word for s in found for word in set(words(s.text)))
-    return {word: math.log(1 + len(found) / count) for word, count in counts.items()}
-
-
-def _candidate(
-    start: int, end: int, text: str, key: set[str], stem: set[str], weights: dict[str, float]
-) -> _Candidate:
-    held = set(words(text))
-    score = _coverage(key, held, weights) + _STEM_WEIGHT * _coverage(stem, held, weights)
-    return _Candidate(start, end, score)
-
-
-def _coverage(wanted: set[str], held: set[str], weights: dict[str, float]) -> float:
-    """The share of the wanted words' weight that is held; unknown words weigh as rare ones."""
-    rarest = max(weights.values(), default=1.0)
-    total = sum(weights.get(word, rarest) for word in wanted)
-    return sum(weights.get(word, rarest) for word in wanted & held) / total if total else 0.0
+def _coverage(wanted: dict[str, float], held: Set[str]) -> float:
+    """The share of the wanted words' weight that is held."""
+    total = sum(wanted.values())
+    return sum(wanted[word] for word in wanted.keys() & held) / total if total else 0.0

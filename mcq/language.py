@@ -30,6 +30,11 @@ LETTERS_OF: dict[Language, frozenset[str]] = {
 SCIENCE_LETTERS = frozenset("ΩμµπαβγδεηθλρστφωΔΣΦΨΩ")
 """Greek letters of formulas and units, at home in both languages."""
 
+_AT_HOME: dict[Language, frozenset[str]] = {
+    "vi": LETTERS_OF["vi"] | SCIENCE_LETTERS,
+    "en": LETTERS_OF["en"] | SCIENCE_LETTERS | LETTERS_OF["vi"],  # names keep their marks
+}
+
 _VIETNAMESE_SHARE = 0.03
 """Vietnamese prose marks about a quarter of its letters, English with foreign names under 3 %."""
 
@@ -42,9 +47,10 @@ def detect_language(text: str) -> Language:
     Vietnamese typed without any diacritics would pass for English, so a text without the commonest
     English words is taken for Vietnamese.
     """
-    letters = [c for c in unicodedata.normalize("NFC", text) if c.isalpha()]
-    marked = sum(c in _VIETNAMESE_ONLY for c in letters)
-    if letters and marked / len(letters) > _VIETNAMESE_SHARE:
+    composed = unicodedata.normalize("NFC", text)
+    letters = sum(map(str.isalpha, composed))
+    marked = sum(map(_VIETNAMESE_ONLY.__contains__, composed))
+    if letters and marked / letters > _VIETNAMESE_SHARE:
         return "vi"
     words = re.findall(r"[a-z]+", text.lower())
     english = sum(word in _ENGLISH_WORDS for word in words)
@@ -53,7 +59,6 @@ def detect_language(text: str) -> Language:
 
 def foreign_letters(text: str, language: Language, context: str = "") -> str:
     """The letters of other scripts in `text`, each once, that the context does not use itself."""
-    own = LETTERS_OF[language] | SCIENCE_LETTERS | set(context)
-    if language == "en":
-        own = own | LETTERS_OF["vi"]  # names keep their marks
-    return "".join(dict.fromkeys(c for c in text if c.isalpha() and c not in own))
+    unusual = set(text) - _AT_HOME[language]
+    foreign = {c for c in unusual if c.isalpha() and c not in context}
+    return "".join(dict.fromkeys(c for c in text if c in foreign)) if foreign else ""

@@ -86,10 +86,16 @@ class Question(BaseModel):
     @model_validator(mode="after")
     def _with_id(self) -> Self:
         if not self.id:
-            content = json.dumps([self.question, *self.options.values(), self.key])
-            digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-            object.__setattr__(self, "id", f"q_{digest}")
+            object.__setattr__(self, "id", _question_id(self.question, self.options, self.key))
         return self
+
+    def rearranged(self, options: dict[Letter, str], key: Letter) -> Self:
+        """The same stem and option texts, with other letters, under an id of their own.
+
+        What was valid stays so and is not validated again; evidence and checks are kept.
+        """
+        new_id = _question_id(self.question, options, key)
+        return self.model_copy(update={"id": new_id, "options": options, "key": key})
 
     @property
     def key_text(self) -> str:
@@ -102,6 +108,11 @@ class Question(BaseModel):
         return tuple(text for letter, text in self.options.items() if letter != self.key)
 
 
+def _question_id(stem: str, options: dict[Letter, str], key: Letter) -> str:
+    content = json.dumps([stem, *options.values(), key])
+    return f"q_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
 def clean_field(text: str, name: str, max_characters: int) -> str:
     """NFC text of one line without outer space, or `InvalidQuestionError`."""
     text = unicodedata.normalize("NFC", text)
@@ -109,14 +120,19 @@ def clean_field(text: str, name: str, max_characters: int) -> str:
         raise InvalidQuestionError(f"The {name} is empty")
     if text != text.strip():
         raise InvalidQuestionError(f"The {name} has space around it: {text!r}")
-    broken = next((c for c in text if unicodedata.category(c) in _BROKEN_CATEGORIES), None)
-    if broken is not None or "\ufffd" in text:
+    if "\ufffd" in text or _is_broken(text):
         raise InvalidQuestionError(f"The {name} holds a character that is not text: {text!r}")
     if len(text) > max_characters:
         raise InvalidQuestionError(
             f"The {name} has {len(text)} characters; at most {max_characters} are allowed"
         )
     return text
+
+
+def _is_broken(text: str) -> bool:
+    if text.isprintable():  # no character of these categories is; decides nearly every field
+        return False
+    return not _BROKEN_CATEGORIES.isdisjoint(map(unicodedata.category, text))
 
 
 _BROKEN_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})

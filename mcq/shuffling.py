@@ -55,14 +55,17 @@ def is_order_free(question: Question) -> bool:
 
 
 def with_key_at(question: Question, letter: Letter, rng: random.Random) -> Question:
-    """The same question with its key at `letter` and the distractors in a random order."""
+    """The same question with its key at `letter` and the distractors in a random order.
+
+    Evidence and checks stay; details of checks that name letters do not follow.
+    """
     distractors = list(question.distractors)
     rng.shuffle(distractors)
     waiting = iter(distractors)
     options: dict[Letter, str] = {
         place: question.key_text if place == letter else next(waiting) for place in LETTERS
     }
-    return Question(question=question.question, options=options, key=letter)
+    return question.rearranged(options, letter)
 
 
 def next_key(used: Sequence[Letter], rng: random.Random) -> Letter:

@@ -28,7 +28,7 @@ FUNCTION_WORDS = frozenset(
 @lru_cache(maxsize=4_096)  # evidence and checks ask for the same sentences and options again
 def words(text: str) -> tuple[str, ...]:
     """Folded words: case and the place of a tone mark (`hòa`, `hoà`) do not count."""
-    return tuple(fold(match[0]) for match in _WORD.finditer(unicodedata.normalize("NFC", text)))
+    return tuple(map(fold, _WORD.findall(unicodedata.normalize("NFC", text))))
 
 
 def content_words(text: str) -> tuple[str, ...]:

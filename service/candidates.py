@@ -9,6 +9,7 @@ from mcq.grammar import passage_characters
 from mcq.question import (
     MAX_OPTION_CHARACTERS,
     MAX_STEM_CHARACTERS,
+    Letter,
     Question,
     comparable,
 )
@@ -36,6 +37,11 @@ class Tally:
     candidates: int = 0
     accepted: list[Question] = field(default_factory=list[Question])
     dropped: Counter[str] = field(default_factory=Counter[str])
+
+    @property
+    def keys(self) -> list[Letter]:
+        """The keys of the accepted questions, in order."""
+        return [question.key for question in self.accepted]
 
 
 class CandidateSource:

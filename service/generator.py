@@ -58,33 +58,32 @@ class QuestionGenerator:
             elif plan.version is not None:
                 files = await stack.enter_async_context(self._adapters.acquire(plan.version))
             source = CandidateSource(backend, plan, files, tally, self._metrics)
-            budget = plan.request.n * plan.candidates_per_question
-            while len(tally.accepted) < plan.request.n and tally.candidates < budget:
+            draw = self._verified if plan.is_verified else self._unverified
+            while len(tally.accepted) < plan.request.n and tally.candidates < plan.max_candidates:
                 if time.monotonic() >= plan.deadline:
                     source.drop("timeout")
                     break
-                draw = self._verified if plan.is_verified else self._unverified
-                async for question in draw(plan, source, tally, budget - tally.candidates):
+                async for question in draw(plan, source, tally, rng):
                     if not tally.accepted:
                         self._metrics.time_to_first_question.observe(time.monotonic() - plan.began)
-                    question = _placed(question, tally, rng)
                     tally.accepted.append(question)
                     yield question
         yield self._done(plan, tally)
 
     async def _unverified(
-        self, plan: Plan, source: CandidateSource, tally: Tally, budget: int
+        self, plan: Plan, source: CandidateSource, tally: Tally, rng: random.Random
     ) -> AsyncGenerator[Question]:
         """As many candidates as questions are missing; each goes out as soon as it is read."""
         missing = plan.request.n - len(tally.accepted)
-        async for question in source.draw(min(missing, budget)):
+        async for question in source.draw(min(missing, plan.max_candidates - tally.candidates)):
             if source.is_known(question):
                 source.drop("duplicate")
-            else:
+            else:  # placed first, since some checks name letters
+                question = balanced(question, tally.keys, rng)
                 yield checked(question, plan.context, plan.start.language)
 
     async def _verified(
-        self, plan: Plan, source: CandidateSource, tally: Tally, budget: int
+        self, plan: Plan, source: CandidateSource, tally: Tally, rng: random.Random
     ) -> AsyncGenerator[Question]:
         """One pool of candidates: the best that the reader agrees with go out, best first.
 
@@ -92,7 +91,8 @@ class QuestionGenerator:
         missing then, the next pool is drawn with these in its prompt.
         """
         pool: list[Question] = []
-        async for question in source.draw(min(plan.candidates_per_question, budget)):
+        left = plan.max_candidates - tally.candidates
+        async for question in source.draw(min(plan.candidates_per_question, left)):
             question = checked(question, plan.context, plan.start.language)
             if is_blocked(check.name for check in question.checks if not check.passed):
                 source.drop("flawed")
@@ -106,7 +106,7 @@ class QuestionGenerator:
             elif source.is_known(question) or _rests_on_used_evidence(question, tally):
                 source.drop("duplicate")
             elif len(tally.accepted) < plan.request.n:
-                yield with_verdict(question, verdict)
+                yield with_verdict(balanced(question, tally.keys, rng), verdict)
 
     def _done(self, plan: Plan, tally: Tally) -> GenerateDone:
         name = plan.version.name if plan.version else BARE_BASE
@@ -118,7 +118,7 @@ class QuestionGenerator:
                 if not check.passed:
                     self._metrics.flaws.labels(check.name).inc()
         return GenerateDone(
-            **plan.start.model_dump(),
+            **dict(plan.start),
             shortfall=plan.request.n - len(tally.accepted),
             shortfall_reasons=dict(tally.dropped),
             usage=Usage(
@@ -161,11 +161,3 @@ def _rests_on_used_evidence(question: Question, tally: Tally) -> bool:
         and other.key_text.casefold() == question.key_text.casefold()
         for other in tally.accepted
     )
-
-
-def _placed(question: Question, tally: Tally, rng: random.Random) -> Question:
-    """The question with its key where this set of questions needs one."""
-    moved = balanced(question, [other.key for other in tally.accepted], rng)
-    if moved is question:
-        return question
-    return moved.model_copy(update={"evidence": question.evidence, "checks": question.checks})

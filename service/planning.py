@@ -39,6 +39,11 @@ class Plan:
     began: float = field(default_factory=time.monotonic)
 
     @property
+    def max_candidates(self) -> int:
+        """How many completions may be drawn in all."""
+        return self.request.n * self.candidates_per_question
+
+    @property
     def is_verified(self) -> bool:
         """Whether candidates are judged by the reader before they go out."""
         return self.request.quality != "fast"

@@ -48,7 +48,7 @@ class GenerateRequest(_Wire):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """The same seed gives the same questions."""
 
-    avoid: Annotated[list[str], Field(max_length=50)] = []
+    avoid: Annotated[tuple[str, ...], Field(max_length=50)] = ()
     """Stems that exist already; questions like them are not wanted."""
 
 

@@ -31,11 +31,12 @@ class EchoBackend:
     def __init__(self, token_delay_s: float = 0.0) -> None:
         self._token_delay_s = token_delay_s
         self._loaded: dict[str, AdapterFiles] = {}
+        self._info = BackendInfo("echo", "echo", None, "bf16", 32_768, supports_chat=True)
 
     @property
     def info(self) -> BackendInfo:
         """No weights, so every adapter fits."""
-        return BackendInfo("echo", "echo", None, "bf16", 32_768, supports_chat=True)
+        return self._info
 
     @property
     def is_healthy(self) -> bool:

@@ -59,8 +59,7 @@ async def generate(
     async with aclosing(generator.run(plan)) as items:
         async for item in items:
             if isinstance(item, GenerateDone):
-                body = GenerateResponse(**item.model_dump(), questions=questions)
-                return Response(body)
+                return Response(GenerateResponse(**dict(item), questions=questions))
             questions.append(item)
     raise AssertionError("a generation always ends with how it went")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mcq.evidence import find_evidence
 from mcq.question import Question
-from mcq.words import fold, sentences
+from mcq.words import fold, sentences, words
 
 
 def about(key: str, stem: str = "Điều gì đúng?") -> Question:
@@ -50,6 +50,13 @@ def test_sentences_lie_in_order_and_cover_every_word(text: str) -> None:
     assert all(text[s.start : s.end] == s.text == s.text.strip() for s in found)
     assert all(a.end <= b.start for a, b in itertools.pairwise(found))
     assert "".join("".join(s.text.split()) for s in found) == "".join(text.split())
+
+
+@given(st.text(alphabet='ab. A!?\n…"”1TP,\u0301\u00a0-', max_size=120))
+def test_neighbours_together_hold_the_words_of_both(text: str) -> None:
+    for left, right in itertools.pairwise(sentences(text)):
+        together = text[left.start : right.end]
+        assert words(together) == words(left.text) + words(right.text)
 
 
 def test_abbreviations_and_initials_do_not_end_a_sentence() -> None:

@@ -1,9 +1,14 @@
 """What makes a question valid."""
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mcq.question import Evidence, Letter, Question
+from mcq.errors import InvalidQuestionError
+from mcq.question import Evidence, Letter, Question, clean_field
 
 OPTIONS: dict[Letter, str] = {"A": "một", "B": "hai", "C": "ba", "D": "bốn"}
 
@@ -37,6 +42,26 @@ def test_options_that_are_not_four_distinct_texts_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         Question.model_validate({"question": "Bao nhiêu?", "options": options, "key": "A"})
+
+
+@given(st.text(min_size=1, max_size=8))
+def test_a_field_is_refused_for_characters_that_are_not_text_and_for_no_others(text: str) -> None:
+    text = unicodedata.normalize("NFC", f"x{text}x")
+    categories = {unicodedata.category(c) for c in text}
+    broken = "\ufffd" in text or categories & {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+    if broken:
+        with pytest.raises(InvalidQuestionError, match="not text"):
+            clean_field(text, "field", 100)
+    else:
+        assert clean_field(text, "field", 100) == text
+
+
+def test_a_rearranged_question_is_the_one_that_its_parts_would_make() -> None:
+    question = Question(question="Bao nhiêu?", options=OPTIONS, key="A")
+    turned: dict[Letter, str] = {"A": "hai", "B": "ba", "C": "bốn", "D": "một"}
+    moved = question.rearranged(turned, "D")
+    assert moved == Question(question="Bao nhiêu?", options=turned, key="D")
+    assert moved.key_text == question.key_text
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,20 @@ async def test_questions_come_back_parsed_and_checked(serving: Serving, context_
             assert span == question.evidence.text
 
 
+async def test_a_check_names_options_by_the_letters_that_they_are_returned_under(
+    serving: Serving, context_vi: str
+) -> None:
+    twin = "nội dung của bộ nhớ này bị mất hết ngay khi người dùng tắt nguồn máy"
+    said = f"Câu hỏi: RAM ra sao?\nA. {twin}\nB. {twin} đi\nC. còn\nD. nén\nĐáp án: C"
+    for seed in range(4):
+        async with serving(ScriptedBackend([said])) as client:
+            answer = await client.post("/generate", json={"context": context_vi, "seed": seed})
+        question = Question.model_validate(answer.json()["questions"][0])
+        twins = [letter for letter, text in question.options.items() if text.startswith(twin)]
+        detail = next(c.detail for c in question.checks if c.name == "options_overlap")
+        assert detail == " ".join(twins)
+
+
 async def test_the_same_seed_gives_the_same_questions(serving: Serving, context_vi: str) -> None:
     async with serving() as client:
         asked = {"context": context_vi, "n": 3, "seed": 7}
