@@ -23,7 +23,7 @@ serve: $(VENV)/.service registry ## the service with the teacher's page on http:
 
 registry: $(VENV)/.service ## put the bundled adapters into the local registry
 	@for adapter in $(wildcard adapters/*/); do \
-	  $(BIN)/python -m model_registry --registry $(REGISTRY) import $$adapter >/dev/null || exit 1; done
+	  $(BIN)/python -m model_registry --registry $(REGISTRY) import --unless-deleted $$adapter >/dev/null || exit 1; done
 
 test: $(VENV)/.dev ## every test that needs no GPU
 	@$(BIN)/python -m pytest -m "not gpu" -q

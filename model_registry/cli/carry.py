@@ -2,13 +2,14 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from model_registry.adapter import AdapterVersion
 from model_registry.cli.context import Subparsers, add_command, open_registry
 from model_registry.cli.output import print_json, print_table
-from model_registry.errors import InvalidReferenceError
+from model_registry.errors import InvalidReferenceError, VersionDeletedError
 
 _HUB = "hf:"
 
@@ -20,6 +21,9 @@ def add_commands(subparsers: Subparsers) -> None:
     take.add_argument("--name", help="under another name")
     take.add_argument("--alias", help="point this alias at it")
     take.add_argument("--revive", action="store_true", help="bring equal deleted content back")
+    take.add_argument(
+        "--unless-deleted", action="store_true", help="leave it alone if it was deleted here"
+    )
     foreign = take.add_argument_group("for a Hub adapter without a manifest of ours")
     foreign.add_argument("--base", help="source of its base model")
     foreign.add_argument("--precision", choices=["bf16", "fp16", "fp32", "nf4"])
@@ -39,6 +43,17 @@ def add_commands(subparsers: Subparsers) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    try:
+        versions = _imported(arguments)
+    except VersionDeletedError as error:
+        if not arguments.unless_deleted:
+            raise
+        print(f"{error.version} was deleted and stays so", file=sys.stderr)
+        versions = ()
+    _print(arguments, versions)
+
+
+def _imported(arguments: argparse.Namespace) -> tuple[AdapterVersion, ...]:
     from model_registry.carrying import import_bundle, import_from_hub
 
     source: str = arguments.source
@@ -65,7 +80,7 @@ def _import(arguments: argparse.Namespace) -> None:
             )
         for version in versions if arguments.alias else ():
             registry.set_alias(version.name, arguments.alias, version.number, reason="import")
-    _print(arguments, versions)
+    return versions
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any] | None:

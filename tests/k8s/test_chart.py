@@ -166,8 +166,32 @@ def test_secrets_reach_the_service_by_reference_only(render: Render) -> None:
     (entry,) = [e for e in pod["containers"][0]["env"] if e["name"] == "MCQ_REGISTRY"]
 
     assert entry["valueFrom"] == {"secretKeyRef": {"name": "db", "key": "url"}}
-    assert "initContainers" not in pod  # bundled adapters are for a registry in a directory
     assert "registry" not in {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_bundled_adapters_are_imported_before_the_service_needs_its_default(
+    render: Render,
+) -> None:
+    for shape in ("plain", "cpu", "gpu"):
+        pod = the("Deployment", load(render(*SHAPES[shape])))["spec"]["template"]["spec"]
+        (prepare,) = pod["initContainers"]
+        (service,) = pod["containers"]
+        env = {entry["name"]: entry for entry in service["env"]}
+
+        adapter = CHART.parents[1] / "adapters" / env["MCQ_DEFAULT_ADAPTER"]["value"]
+        assert (adapter / "manifest.json").is_file()
+        assert "import --unless-deleted" in prepare["command"][-1]
+        assert ("migrate" in prepare["command"][-1]) == (shape == "gpu")
+        wanted = {"MCQ_REGISTRY", "MCQ_REGISTRY_STORE"} & env.keys()
+        assert [e for e in prepare["env"] if e["name"].startswith("MCQ_")] == [
+            env[name] for name in sorted(wanted)
+        ]
+
+
+def test_a_registry_may_be_left_as_it_is(render: Render) -> None:
+    by_hand = "--set=registry.importBundled=false,registry.migrate=false"
+    pod = the("Deployment", load(render(*SHAPES["gpu"], by_hand)))["spec"]["template"]["spec"]
+    assert "initContainers" not in pod
 
 
 def test_with_autoscaling_nobody_else_sets_the_number_of_pods(render: Render) -> None:

@@ -30,6 +30,12 @@ def test_the_build_context_holds_what_is_copied_and_no_more() -> None:
     assert allowed == {*COPIED, "locks/service.txt"}
 
 
+def test_the_image_reaches_every_registry_that_the_chart_can_name() -> None:
+    lock = (ROOT / "locks" / "service.txt").read_text(encoding="utf-8")
+    locked = set(re.findall(r"(?m)^([a-z0-9-]+)==", lock))
+    assert {"psycopg", "psycopg-binary", "obstore"} <= locked
+
+
 def test_the_copied_folders_serve_and_pass_the_smoke_test(tmp_path: Path) -> None:
     for folder in COPIED:
         if (ROOT / folder).is_dir():

@@ -140,6 +140,19 @@ def test_errors_are_one_line_with_a_remedy(cli: Cli, arguments: tuple[str, ...],
     assert part in cli.error(*arguments)
 
 
+def test_a_bundled_adapter_that_was_deleted_stays_deleted_without_an_error(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundled = str(tmp_path / "out")
+    cli.text("export", "mcq-vi/2", bundled)
+    other = Cli(tmp_path / "other", capsys)
+    assert other.json("import", "--unless-deleted", bundled)[0]["version"] == 2
+    assert other.json("import", "--unless-deleted", bundled)[0]["version"] == 2
+    other.text("delete", "mcq-vi/2")
+    assert other.json("import", "--unless-deleted", bundled) == []
+    assert "restore mcq-vi/2" in other.error("import", bundled)
+
+
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['x', '--help']\n"

@@ -36,6 +36,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (or .Values.settings.registry .Values.settingsFromSecret.registry) }}yes{{ end -}}
 {{- end }}
 
+{{- /* Whether the registry's index is a database, which has a schema to migrate. */}}
+{{- define "mcq.hasRegistryServer" -}}
+{{- $url := .Values.settings.registry | default "" }}
+{{- if or .Values.settingsFromSecret.registry (and (contains "://" $url) (not (hasPrefix "file://" $url))) }}yes{{ end -}}
+{{- end }}
+
 {{- define "mcq.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -103,6 +109,32 @@ capabilities:
       containerName: service
       resource: requests.cpu
       divisor: "1"
+{{- end }}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* What `python -m model_registry` needs to know, and no other secret. */}}
+{{- define "mcq.registryEnv" -}}
+- name: HOME
+  value: /tmp
+{{- if include "mcq.hasLocalRegistry" . }}
+- name: MCQ_REGISTRY
+  value: /registry
+{{- end }}
+{{- range $name := list "registry" "registry_store" }}
+{{- with index $.Values.settings $name }}
+- name: MCQ_{{ $name | upper }}
+  value: {{ . | quote }}
+{{- end }}
+{{- with index $.Values.settingsFromSecret $name }}
+- name: MCQ_{{ $name | upper }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key }}
+{{- end }}
 {{- end }}
 {{- with .Values.env }}
 {{ toYaml . }}
