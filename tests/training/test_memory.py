@@ -51,7 +51,7 @@ MEASURED: list[tuple[str, dict[str, Any], dict[str, Any], float]] = [
     ("layers", {"per_device_train_batch_size": 8, **_CHECKPOINTED}, {}, 6.63),
     ("layers", {"per_device_train_batch_size": 12, **_CHECKPOINTED}, {}, 7.99),
 ]
-"""What is one function (nothing, adapted linear layers, decoder layers), the run, the peak in GiB."""
+"""What is one function (none, adapted linear layers, decoder layers), the run, the peak in GiB."""
 
 
 @pytest.mark.parametrize(("fused", "fit", "method", "measured"), MEASURED)
