@@ -19,8 +19,7 @@ from service.routes.page import page_router
 from service.routes.questions import generate
 from service.routes.registry import registry_router
 from service.runtime import Runtime
-
-_MAX_BODY_BYTES = 1_000_000
+from service.schema import MAX_BODY_BYTES
 
 
 def create_app(
@@ -62,6 +61,6 @@ def create_app(
         lifespan=[lifespan],
         openapi_config=OPENAPI,
         logging_config=None,  # `service.logs` does it, once, for every library
-        request_max_body_size=_MAX_BODY_BYTES,
+        request_max_body_size=MAX_BODY_BYTES,
         state=State({"runtime": runtime}),
     )

@@ -20,7 +20,7 @@ from model_registry import errors as registry
 from model_registry.bases import errors as bases
 from service import errors as service
 from service.config import ConfigError
-from service.schema import FieldProblem, Problem
+from service.schema import MAX_BODY_BYTES, FieldProblem, Problem
 
 log = logging.getLogger("mcq.problems")
 MEDIA_TYPE = "application/problem+json"
@@ -103,7 +103,7 @@ def problem_of(error: Exception) -> Problem:
         detail = "; ".join(f"{e.field}: {e.message}" for e in errors) or error.detail
         return _problem(INVALID_REQUEST, detail, errors=errors)
     if isinstance(error, HTTPException) and error.status_code < HTTP_500_INTERNAL_SERVER_ERROR:
-        return _problem(_http_kind(error), error.detail)
+        return _problem(_http_kind(error), _http_detail(error))
     log.error("unexpected error", exc_info=error)
     return _problem(INTERNAL, "The cause is in the server's log")
 
@@ -141,6 +141,12 @@ def _http_kind(error: HTTPException) -> Kind:
     phrase = {404: "Not found", 405: "Method not allowed", 413: "Body too large"}
     title = phrase.get(error.status_code, "Request refused")
     return Kind(error.status_code, title.lower().replace(" ", "-"), title)
+
+
+def _http_detail(error: HTTPException) -> str:
+    if error.status_code == 413:
+        return f"The body may have at most {MAX_BODY_BYTES:,} bytes; send one section at a time"
+    return error.detail
 
 
 def _entries(error: ValidationException) -> list[dict[str, Any]]:

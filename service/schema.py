@@ -10,6 +10,9 @@ from mcq.question import Question
 Variant = Literal["adapter", "merged"]
 Quality = Literal["fast", "balanced", "best"]
 
+MAX_BODY_BYTES = 1_000_000
+"""Of any request."""
+
 
 class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -48,7 +51,7 @@ class GenerateRequest(_Wire):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """The same seed gives the same questions."""
 
-    avoid: Annotated[tuple[str, ...], Field(max_length=50)] = ()
+    avoid: Annotated[list[str], Field(max_length=50)] = []
     """Stems that exist already; questions like them are not wanted."""
 
 

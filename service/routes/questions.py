@@ -29,12 +29,18 @@ def _not_utf8(request: Request[None, None, State], error: UnicodeDecodeError) ->
     return answer_problem(request, ClientException(f"The body is not UTF-8 text: {error.reason}"))
 
 
+def _too_deep(request: Request[None, None, State], error: RecursionError) -> Response[Any]:
+    if "log" in request.scope["state"]:  # the body was read: the mistake is ours
+        return answer_problem(request, error)
+    return answer_problem(request, ClientException("The body is nested too deeply"))
+
+
 @post(
     "/generate",
     status_code=200,
     operation_id="generate",
     responses=GENERATE_RESPONSES,
-    exception_handlers={UnicodeDecodeError: _not_utf8},
+    exception_handlers={UnicodeDecodeError: _not_utf8, RecursionError: _too_deep},
 )
 async def generate(
     request: Request[None, None, State],

@@ -180,8 +180,11 @@ async def test_line_breaks_of_the_passage_are_no_characters_of_a_field(
         ({"context": ""}, 422, "context-empty", "empty"),
         ({"context": "  \n"}, 422, "context-empty", "empty"),
         ({"context": "Quá ngắn."}, 422, "context-too-short", "at least 20"),
+        ({"context": "từ " * 19}, 422, "context-too-short", "19 words"),
         ({"context": "từ " * 2000}, 422, "context-too-long", "at most 1500"),
         ({"context": "\x00" + "từ " * 30}, 422, "context-not-text", "U+0000"),
+        ({"context": "\ufffd" + "từ " * 30}, 422, "context-not-text", "U+FFFD"),
+        ({"context": "x" * 1_000_000}, 413, "body-too-large", "1,000,000 bytes"),
         ({"n": 0}, 400, "invalid-request", "n: "),
         ({"n": 21}, 400, "invalid-request", "at most 20"),
         ({"n": "two"}, 400, "invalid-request", "n: "),
@@ -206,7 +209,24 @@ async def test_bad_requests_get_a_problem_document(
     assert said in problem["detail"]
 
 
-@pytest.mark.parametrize("body", [b'{"context', b'{"context": "\xff\xfe"}', b"", b"[]"])
+_DEEP = b'{"context": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+_UTF_16 = '{"context": "Đoạn văn"}'.encode("utf-16")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"context',
+        b'{"context": "\xff\xfe"}',
+        b'{"context": "\\ud800"}',
+        b"",
+        b"[]",
+        b"\x00\x9f\x92\x96",
+        _UTF_16,
+        _DEEP,
+    ],
+    ids=["cut", "not UTF-8", "half a pair", "empty", "no object", "binary", "UTF-16", "deep"],
+)
 async def test_bodies_that_are_not_json_text_get_a_problem_document(
     body: bytes, serving: Serving
 ) -> None:
