@@ -53,11 +53,14 @@ def weight_files(directory: Path) -> list[Path]:
 def read_json(directory: Path, name: str, remedy: str) -> dict[str, Any]:
     """A JSON file of the model that must be there."""
     try:
-        return json.loads((directory / name).read_text(encoding="utf-8"))
+        content: object = json.loads((directory / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise IncompleteBaseModelError(directory, name, remedy) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise IncompleteBaseModelError(directory, f"readable {name} ({error})", remedy) from error
+    if not isinstance(content, dict):
+        raise IncompleteBaseModelError(directory, f"readable {name} (no JSON object)", remedy)
+    return cast("dict[str, Any]", content)
 
 
 def read_optional_json(directory: Path, name: str) -> dict[str, Any]:

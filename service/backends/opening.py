@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from model_registry.bases.errors import IncompleteBaseModelError
 from service.backends.base import Backend
 from service.backends.echo import EchoBackend
 from service.config import ServiceConfig
@@ -27,6 +28,14 @@ def _open_model(config: ServiceConfig) -> Backend:
         return _load(config, base)
     except torch.OutOfMemoryError as error:
         raise NoRoomError(base.name, "the accelerator has too little left") from error
+    except ValueError as error:
+        if "does not recognize this architecture" not in str(error):
+            raise
+        raise IncompleteBaseModelError(
+            base.path,
+            "architecture that transformers knows (model_type in config.json)",
+            "take another model, or a newer release of this program",
+        ) from error
 
 
 def _load(config: ServiceConfig, base: "BaseModel") -> Backend:

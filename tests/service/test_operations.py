@@ -184,6 +184,14 @@ def test_the_process_serves_and_stops_orderly(tmp_path: Path) -> None:
         ({"MCQ_REGISTRY": "/proc/no/registry"}, "cannot be used"),
         ({"MCQ_BACKEND": "reference", "MCQ_BASE_MODEL": "/nowhere"}, "/nowhere"),
         ({"MCQ_BACKEND": "reference", "MCQ_BASE_MODEL": "embedded:x"}, "known: "),
+        (
+            {
+                "MCQ_BACKEND": "reference",
+                "MCQ_BASE_MODEL": "embedded:smollm2-135m-instruct",
+                "MCQ_CACHE_DIR": f"{__file__}/cache",
+            },
+            "set MCQ_CACHE_DIR",
+        ),
     ],
 )
 def test_what_keeps_it_from_starting_is_said_in_one_line(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from training.__main__ import main
 from training.config import load_config
 from training.errors import ConfigError
 
@@ -51,6 +52,19 @@ def test_a_misspelt_setting_is_answered_with_the_known_ones(tmp_path: Path) -> N
 def test_settings_can_be_overridden() -> None:
     config = load_config(CONFIGS[0], ("fit.max_steps=7", "registry=null", "method.r=2"))
     assert (config.fit.max_steps, config.registry, config.method.r) == (7, None, 2)
+
+
+@pytest.mark.parametrize("text", ["name: x\n\tbase: y\n", "", "- a\n", "name: *nobody\n"])
+def test_a_bad_file_ends_the_command_with_one_line_that_names_it(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    assert main([str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: {path}:")
+    assert (captured.err.count("\n"), captured.out) == (1, "")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
