@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mcq.language import Language
+from mcq.words import content_words
 from training.config import DataConfig, SourceConfig
 from training.errors import DataError
 from training.examples import (
@@ -83,6 +84,10 @@ def load_examples(config: DataConfig, held_out: Iterable[str] = ()) -> Split:
     for source in config.train:
         kept: list[Example] = []
         for example in _load_source(source, report, seen):
+            if config.questions == "recall" and not is_recall(example):
+                report.kept[source.path] -= 1
+                report.drop("not_recall", example.place, example.question.question)
+                continue
             leak = {**validation_keys, **held}.get(passage_key(example.context))
             if leak is None:
                 kept.append(example)
@@ -144,6 +149,20 @@ def _split_by_passage(
     held = set(passages[:count])
     train = [e for e in examples if passage_key(e.context) not in held]
     return train, [e for e in examples if passage_key(e.context) in held]
+
+
+_MOST_KEY_WORDS = 12
+_REASON = re.compile(r"(?i)(vì sao|tại sao|why)\b")
+
+
+def is_recall(example: Example) -> bool:
+    """A question in one sentence, not for a reason, whose key is short and in the proof's words."""
+    stem, key = example.question.question, example.question.key_text
+    if _REASON.match(stem) or len(re.findall(r"[.?!](?:\s|$)", stem)) > 1:
+        return False
+    said = set(content_words(example.evidence or example.context))
+    needed = set(content_words(key))
+    return len(key.split()) <= _MOST_KEY_WORDS and len(needed & said) >= 0.8 * len(needed)
 
 
 def passage_key(text: str) -> str:

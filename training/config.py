@@ -79,6 +79,9 @@ class DataConfig(_Section):
     validation: tuple[SourceConfig, ...] = ()
     """For the held-out loss. If empty, `validation_share` of the passages is set aside."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    questions: Literal["all", "recall"] = "all"
+    """`recall`: only questions in one sentence whose key the passage gives in its own words. A
+    small model writes these rightly, while those that ask it to conclude are beyond it."""
     balance_keys: bool = True
     """Shuffle the options so that the key stands at A, B, C, D equally often."""
     avoid: Literal["none", "second", "both"] = "none"
@@ -174,7 +177,7 @@ class TrainingConfig(_Section):
     `preference`: the better of two completions (`training.preference`).
     `verdict`: sound questions told from spoilt ones (`training.verdicts`)."""
     start_from: str = ""
-    """For `preference`: the folder of the adapter that is tuned."""
+    """The folder of an adapter to go on from; `preference` needs one."""
     prompt_format: str = "chat/1"
     data: DataConfig
     method: MethodConfig = MethodConfig()

@@ -14,7 +14,7 @@ from training.config import MethodConfig, TrainingConfig
 from training.errors import OutOfMemoryError, RunFailedError, TrainingError
 from training.fused_layers import fuse_layers
 from training.fused_lora import fuse
-from training.model import Base, is_sharded, is_tied, lora_config
+from training.model import Base, is_sharded, is_tied, load_start, lora_config
 from training.rows import TokenRow
 
 _BIG_ADAPTER = 100_000_000
@@ -95,8 +95,10 @@ def build_trainer(
 
     from training.progress import SkipBrokenSteps
 
-    peft_config = None
-    if config.method.kind == "lora":
+    peft_config, start = None, base.model
+    if config.start_from:
+        start = load_start(config, base)
+    elif config.method.kind == "lora":
         peft_config = lora_config(config.method, base.model, is_tied(base.model))
     arguments = sft_arguments(config, base, evaluate=bool(validation))
 
@@ -112,7 +114,7 @@ def build_trainer(
             return super().create_optimizer(*args, **kwargs)
 
     trainer = Trainer(
-        model=base.model,
+        model=start,
         args=arguments,
         train_dataset=to_dataset(train),
         eval_dataset=to_dataset(validation) if validation else None,
@@ -128,7 +130,7 @@ def build_trainer(
             parameter.data = parameter.data.float()
     # a compiler fuses PEFT's own path and cannot see into ours; FSDP takes weights away meanwhile
     ours = config.fit.fused_lora and not config.fit.torch_compile and not is_sharded()
-    if peft_config is not None and ours:
+    if config.method.kind == "lora" and ours:
         fuse(trainer.model)
         if config.fit.fused_layers:
             fuse_layers(trainer.model)

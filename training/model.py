@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import MethodConfig, TrainingConfig
-from training.errors import ModelSetupError
+from training.errors import ConfigError, ModelSetupError
 
 
 @dataclass
@@ -143,6 +143,35 @@ def is_sharded() -> bool:
     import os
 
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def load_start(config: TrainingConfig, base: Base) -> Any:
+    """The adapter that the run goes on from, ready for training.
+
+    Raises:
+        ConfigError: `start_from` names no adapter.
+        ModelSetupError: It does not fit the base.
+    """
+    import peft
+
+    folder = Path(config.start_from)
+    folder = folder / "adapter" if (folder / "run.json").is_file() else folder
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            config.name,
+            None,
+            "start_from",
+            f"{config.start_from!r} is no folder of an adapter",
+        )
+    try:
+        model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=True)
+    except (ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelSetupError(f"{folder} does not fit this base model: {first}") from error
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def lora_config(method: MethodConfig, model: Any, tied: bool) -> Any:

@@ -10,16 +10,15 @@ here prompts and completions become tokens exactly as in `training.rows`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mcq.errors import MalformedCompletionError
 from training.cleaning import CleaningReport, Split, passage_key
 from training.config import TrainingConfig
-from training.errors import ConfigError, DataError, OutOfMemoryError
+from training.errors import DataError, OutOfMemoryError
 from training.examples import Example
 from training.fit import Fitted, save_adapter, shared_arguments, skipped_steps
-from training.model import Base
+from training.model import Base, load_start
 from training.rows import IGNORED, Renderer, TokenRow
 from training.sources import RawRow, read_rows
 
@@ -128,37 +127,6 @@ def pair_rows(rows: Sequence[RawRow], renderer: Renderer, max_length: int) -> li
     if not result:
         raise DataError(f"No pair fits into max_length {max_length}")
     return result
-
-
-def load_start(config: TrainingConfig, base: Base) -> Any:
-    """The adapter that the run goes on from, ready for training.
-
-    Raises:
-        ConfigError: `start_from` names no adapter.
-        ModelSetupError: It does not fit the base.
-    """
-    import peft
-
-    from training.errors import ModelSetupError
-
-    folder = Path(config.start_from)
-    folder = folder / "adapter" if (folder / "run.json").is_file() else folder
-    if not (folder / "adapter_config.json").is_file():
-        raise ConfigError(
-            config.name,
-            None,
-            "start_from",
-            f"{config.start_from!r} is no folder of an adapter; preference tuning goes on from one",
-        )
-    try:
-        model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=True)
-    except (ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelSetupError(f"{folder} does not fit this base model: {first}") from error
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
 
 
 def fit_pairs(

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from training.cleaning import load_examples, passage_key
+from mcq.question import Letter, Question
+from training.cleaning import is_recall, load_examples, passage_key
 from training.config import DataConfig
 from training.errors import DataError
+from training.examples import Example
 from training.sources import read_rows
 
 
@@ -144,3 +146,15 @@ def test_held_out_passages_are_in_no_training_file() -> None:
     for path in Path("training/data/train").glob("*.jsonl"):
         for line in path.read_text("utf-8").splitlines():
             assert passage_key(json.loads(line)["context"]) not in held
+
+
+def test_recall_questions_ask_in_one_sentence_for_what_the_passage_says() -> None:
+    def example(stem: str, key: str) -> Example:
+        options: dict[Letter, str] = {"A": key, "B": "Gan", "C": "Phổi", "D": "Da"}
+        question = Question(question=stem, options=options, key="A")
+        return Example("x:1", "Tim đẩy máu đi khắp cơ thể.", question, "vi")
+
+    assert is_recall(example("Cơ quan nào đẩy máu đi khắp cơ thể?", "Tim"))
+    assert not is_recall(example("Vì sao máu đi khắp cơ thể?", "Tim"))
+    assert not is_recall(example("Bạn An chạy. Cơ quan nào làm việc nhiều hơn?", "Tim"))
+    assert not is_recall(example("Cơ quan nào đẩy máu?", "Một khối cơ rỗng"))

@@ -234,3 +234,23 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == f"error: {path}:1: data: is missing\n"
     assert time.monotonic() - begun < 20
+
+
+def test_a_run_goes_on_from_an_adapter(
+    make_config: Callable[..., TrainingConfig], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    first = train(make_config(evaluation={"enabled": False}, registry=None), quiet=True)
+    more = make_config(
+        start_from=str(first.adapter),
+        output_dir=str(tmp_path / "more"),
+        evaluation={"enabled": False},
+        fit={"max_steps": 3, "learning_rate": 1e-3},
+        registry=None,
+    )
+    before = load_file(first.adapter / "adapter_model.safetensors")
+    after = load_file(train(more, quiet=True).adapter / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert all((before[n] - after[n]).abs().max() < 1e-2 for n in before)
+    assert any((before[n] != after[n]).any() for n in before)
