@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mcq.language import Language
-from mcq.words import content_words
+from mcq.recall import asks_for_a_reason, asks_in_one_sentence, key_coverage
 from training.config import DataConfig, SourceConfig
 from training.errors import DataError
 from training.examples import (
@@ -152,17 +152,17 @@ def _split_by_passage(
 
 
 _MOST_KEY_WORDS = 12
-_REASON = re.compile(r"(?i)(vì sao|tại sao|why)\b")
 
 
 def is_recall(example: Example) -> bool:
     """A question in one sentence, not for a reason, whose key is short and in the proof's words."""
-    stem, key = example.question.question, example.question.key_text
-    if _REASON.match(stem) or len(re.findall(r"[.?!](?:\s|$)", stem)) > 1:
-        return False
-    said = set(content_words(example.evidence or example.context))
-    needed = set(content_words(key))
-    return len(key.split()) <= _MOST_KEY_WORDS and len(needed & said) >= 0.8 * len(needed)
+    question = example.question
+    return (
+        asks_in_one_sentence(question.question)
+        and not asks_for_a_reason(question.question)
+        and len(question.key_text.split()) <= _MOST_KEY_WORDS
+        and key_coverage(question, example.evidence or example.context) >= 0.8
+    )
 
 
 def passage_key(text: str) -> str:
