@@ -209,6 +209,16 @@ async def test_bad_requests_get_a_problem_document(
     assert said in problem["detail"]
 
 
+async def test_a_stream_that_cannot_begin_is_a_problem_document_and_no_stream(
+    serving: Serving,
+) -> None:
+    async with serving() as client:
+        headers = {"Accept": "text/event-stream"}
+        answer = await client.post("/generate", json={"context": ""}, headers=headers)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, answer.json()["code"]) == (422, "context-empty")
+
+
 _DEEP = b'{"context": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 _UTF_16 = '{"context": "Đoạn văn"}'.encode("utf-16")
 
