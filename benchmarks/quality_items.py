@@ -5,6 +5,7 @@
 Every completion is read by the rules and answered by the bare base, with the passage and without.
 For labelling (docs/labelling.md) and for measuring verifiers (`benchmarks.quality_verifiers`). Goes
 on where it was stopped: passages that the file has for an adapter and temperature are left out.
+Reading costs most of the time; with `--unread` it is left for later, and `--read` does it then.
 """
 
 import argparse
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mcq.grammar import passage_characters
+from mcq.language import Language
 from mcq.prompts import prompt_format
-from mcq.question import Question
-from mcq.reader import CHOICES, ROTATIONS, option_probabilities, reader_prompts
+from mcq.question import Letter, Question
+from mcq.reader import CHOICES, option_probabilities, reader_prompts
 from service.backends.base import (
     AdapterFiles,
     Backend,
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--use", nargs="+", default=["ruler", "ruler_en"])
     parser.add_argument("--limit", type=int, help="passages of each use")
     parser.add_argument("--settings", nargs="+", default=["0.0x1"], help="TEMPERATURExCOUNT")
+    parser.add_argument("--unread", action="store_true", help="leave the reader for later")
+    parser.add_argument("--read", action="store_true", help="only let the reader catch up")
     parser.add_argument("--at-once", type=int, default=8, help="passages")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
@@ -70,12 +74,65 @@ async def write(options: Any) -> None:
         )
     ]
     try:
+        if options.read:
+            return await catch_up(backend, options.out, passages, options.at_once)
         for setting in options.settings:
             temperature, count = setting.split("x")
             writer = Writer(backend, files, name, form, float(temperature), int(count), options)
             await writer.run(passages)
     finally:
         await backend.close()
+
+
+async def catch_up(backend: Backend, path: Path, passages: Sequence[Passage], at_once: int) -> None:
+    """Read the items that were left; what is done so far is kept after each group."""
+    known = {passage.id: passage.context for passage in passages}
+    rows = rows_of(path)
+    waiting = [r for r in rows if r["question"] and not r["with_context"] and r["id"] in known]
+    begun = time.monotonic()
+    for start in range(0, len(waiting), at_once):
+        group = waiting[start : start + at_once]
+        questions = [Question.model_validate(row["question"]) for row in group]
+        for name in ("with_context", "without_context"):
+            answers = await asyncio.gather(
+                *(
+                    read(
+                        backend,
+                        q,
+                        known[r["id"]] if name == "with_context" else None,
+                        r["language"],
+                    )
+                    for q, r in zip(questions, group, strict=True)
+                )
+            )
+            for row, answer in zip(group, answers, strict=True):
+                row[name] = {letter: round(p, 4) for letter, p in answer.items()}
+        replace_rows(path, rows)
+        share = (start + len(group)) / len(waiting)
+        left = (time.monotonic() - begun) * (1 / share - 1)
+        print(f"read {share:4.0%}, {left:.0f} s left", flush=True)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The items of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def replace_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a file anew without ever leaving half of one."""
+    aside = path.with_suffix(".partial")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+async def read(
+    backend: Backend, question: Question, context: str | None, language: Language
+) -> dict[Letter, float]:
+    """What the bare base answers, over all rotations."""
+    asked = reader_prompts(question, context, language)
+    scores = await backend.score([ScoreRequest(a.prompt, CHOICES, prefix=a.prefix) for a in asked])
+    return option_probabilities(scores)
 
 
 class Writer:
@@ -97,6 +154,7 @@ class Writer:
         self.out: Path = options.out
         self.at_once: int = options.at_once
         self.seed: int = options.seed
+        self.unread: bool = options.unread
 
     async def run(self, passages: Sequence[Passage]) -> None:
         """Everything that the file does not have yet."""
@@ -117,7 +175,7 @@ class Writer:
     def _done(self) -> set[str]:
         if not self.out.exists():
             return set()
-        rows = map(json.loads, self.out.read_text(encoding="utf-8").splitlines())
+        rows = rows_of(self.out)
         mine = (self.name, self.temperature)
         return {row["id"] for row in rows if (row["adapter"], row["temperature"]) == mine}
 
@@ -151,18 +209,11 @@ class Writer:
             for index in sorted(texts)
         ]
         for item in items:
-            if item.question is not None:
-                item.with_context = await self._read(item, item.question, passage.context)
-                item.without_context = await self._read(item, item.question, None)
+            if item.question is not None and not self.unread:
+                for name, context in (("with_context", passage.context), ("without_context", None)):
+                    answer = await read(self.backend, item.question, context, item.language)
+                    setattr(item, name, answer)
         return items
-
-    async def _read(self, item: JudgedItem, question: Question, context: str | None) -> Any:
-        asked = reader_prompts(question, context, item.language)
-        scores = await self.backend.score(
-            [ScoreRequest(a.prompt, CHOICES, prefix=a.prefix) for a in asked]
-        )
-        assert len(scores) == ROTATIONS
-        return option_probabilities(scores)
 
     def _keep(self, items: Sequence[JudgedItem]) -> None:
         with self.out.open("a", encoding="utf-8") as file:
