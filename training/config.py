@@ -226,6 +226,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainingConfig:
         raise ConfigError(str(path), None, "", f"not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(str(path), 1, "", "a mapping of settings is expected")
+    _refuse_repeated(path, root)
     for override in overrides:
         _override(cast("dict[str, Any]", values), override)
     try:
@@ -236,6 +237,22 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainingConfig:
         field = ".".join(str(part) for part in location)
         reason = _wording(first, location)
         raise ConfigError(str(path), _line_of(root, location), field, reason) from error
+
+
+def _refuse_repeated(path: Path, node: yaml.Node | None) -> None:
+    """YAML lets the last of two equal settings win, which nobody who wrote both expects."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                first = f"is there twice; the first is in line {seen[key.value]}"
+                raise ConfigError(str(path), line, str(key.value), first)
+            seen[key.value] = line
+            _refuse_repeated(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in cast("list[yaml.Node]", node.value):
+            _refuse_repeated(path, item)
 
 
 def _wording(error: Any, location: tuple[int | str, ...]) -> str:

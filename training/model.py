@@ -50,7 +50,8 @@ def load_base(config: TrainingConfig, *, device: str | None = None) -> Base:
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(str(prepared.path), **arguments)
     except (ValueError, OSError, ImportError) as error:
-        raise ModelSetupError(f"{config.base}: transformers cannot load it: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ModelSetupError(f"{config.base}: transformers cannot load it: {reason}") from error
     if not quantized and device != "cpu":
         model = model.to(device)  # pyright: ignore[reportArgumentType]
     model.config.use_cache = False

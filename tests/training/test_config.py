@@ -70,3 +70,12 @@ def test_a_bad_file_ends_the_command_with_one_line_that_names_it(
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_setting_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    text = CONFIGS[0].read_text(encoding="utf-8")
+    line = text.count("\n") + 2
+    path = tmp_path / "twice.yaml"
+    path.write_text(f"{text}\nname: again\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"{line}.*name.*is there twice; the first is in line"):
+        load_config(path)
