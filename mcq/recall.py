@@ -7,20 +7,24 @@ conclusion or an application; see docs/quality.md.
 import re
 
 from mcq.question import Question
-from mcq.words import content_words, words
+from mcq.words import content_words, sentences, words
 
 _REASON = re.compile(r"(?i)^\W*(?:vì sao|tại sao|vì lý do gì|vì lí do gì|why)\b")
-_SENTENCE_END = re.compile(r"[.?!…](?=\s|$)")
 
 
 def asks_in_one_sentence(stem: str) -> bool:
     """No situation is told first."""
-    return len(_SENTENCE_END.findall(stem.rstrip())) <= 1
+    return len(sentences(stem)) <= 1
 
 
 def asks_for_a_reason(stem: str) -> bool:
     """It begins with why."""
     return _REASON.search(stem) is not None
+
+
+def may_ask_for_recall(stem: str) -> bool:
+    """Whether a stem, or the beginning of one, asks in one sentence and for no reason."""
+    return asks_in_one_sentence(stem) and not asks_for_a_reason(stem)
 
 
 def key_coverage(question: Question, passage: str) -> float:

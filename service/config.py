@@ -87,11 +87,12 @@ class ServiceConfig(BaseSettings):
     candidates_per_question: PositiveInt = 4
     """How many completions may be drawn for one question before it counts as a shortfall."""
 
-    candidates_balanced: PositiveInt = 4
-    """How many completions are drawn for one question of `quality: balanced`."""
+    candidates_balanced: PositiveInt = 8
+    """How many completions are begun for one question of `quality: balanced`; two thirds of them
+    end after a few words."""
 
-    candidates_best: PositiveInt = 16
-    """How many completions are drawn for one question of `quality: best`."""
+    candidates_best: PositiveInt = 32
+    """How many completions are begun for one question of `quality: best`."""
 
     request_timeout_s: PositiveFloat = 300.0
     """After this many seconds a request ends with what it has."""

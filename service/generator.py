@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 from mcq.checks import run_checks
+from mcq.confidence import VERIFIED
 from mcq.evidence import find_evidence
 from mcq.flaws import is_blocked
 from mcq.language import Language
-from mcq.question import Check, Question
+from mcq.question import Question
 from mcq.shuffling import balanced
 from service.adapters import AdapterCache
 from service.backends.base import Backend
@@ -22,7 +23,7 @@ from service.merged import MergedModels
 from service.metrics import Metrics
 from service.planning import BARE_BASE, Plan, Planner
 from service.schema import GenerateDone, GenerateRequest, Usage
-from service.verifier import VERIFIED, Verdict, Verifier
+from service.verifier import Verdict, Verifier
 
 
 class QuestionGenerator:
@@ -137,13 +138,8 @@ def checked(question: Question, context: str, language: Language) -> Question:
 
 
 def with_verdict(question: Question, verdict: Verdict) -> Question:
-    """The question with what the reader thinks of it among its checks."""
-    agrees = Check(
-        name="reader_agrees",
-        passed=verdict.confidence >= VERIFIED,
-        detail=f"{verdict.confidence:.2f}",
-    )
-    return question.model_copy(update={"checks": (*question.checks, agrees)})
+    """The question with what is thought of it among its checks."""
+    return question.model_copy(update={"checks": (*question.checks, *verdict.checks)})
 
 
 def _rank(judged: tuple[Question, Verdict]) -> tuple[float, int]:

@@ -7,31 +7,36 @@ passage, in all rotations of the options, in the same batches as everything else
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcq.confidence import VERIFIED, Signals, confidence, signals_of
 from mcq.language import Language
-from mcq.question import Letter, Question
+from mcq.question import Check, Question
 from mcq.reader import CHOICES, ROTATIONS, option_probabilities, reader_prompts
 from service.backends.base import Backend, ScoreRequest
-
-VERIFIED = 0.65
-"""The key's mean probability from which a question counts as verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the reader thinks of one question."""
+    """What is thought of one question."""
 
-    with_passage: dict[Letter, float]
-    key: Letter
+    signals: Signals
 
     @property
     def confidence(self) -> float:
-        """Mean probability of the key over the rotations."""
-        return self.with_passage[self.key]
+        """The calibrated probability that a person would find it right."""
+        return confidence(self.signals)
 
     @property
-    def rival(self) -> float:
-        """Mean probability of the likeliest distractor."""
-        return max(p for letter, p in self.with_passage.items() if letter != self.key)
+    def checks(self) -> tuple[Check, Check]:
+        """The same for whoever gets the question."""
+        key, rival = self.signals.key, self.signals.rival
+        return (
+            Check(name="reader_agrees", passed=key > rival, detail=f"{key:.2f}"),
+            Check(
+                name="verified",
+                passed=self.confidence >= VERIFIED,
+                detail=f"{self.confidence:.2f}",
+            ),
+        )
 
 
 class Verifier:
@@ -51,6 +56,11 @@ class Verifier:
         ]
         scores = await self._backend.score(requests)
         return [
-            Verdict(option_probabilities(scores[i * ROTATIONS : (i + 1) * ROTATIONS]), q.key)
-            for i, q in enumerate(questions)
+            Verdict(signals_of(q, context, option_probabilities(rows)))
+            for q, rows in zip(questions, _in_groups(scores), strict=True)
         ]
+
+
+def _in_groups(scores: list[list[float]]) -> list[list[list[float]]]:
+    """The rotations of each question together."""
+    return [scores[start : start + ROTATIONS] for start in range(0, len(scores), ROTATIONS)]

@@ -4,7 +4,7 @@ A backend knows one base model in one precision, adapters by digest, and how to 
 It knows nothing of HTTP, of the registry or of questions.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -51,6 +51,9 @@ class CompletionRequest:
     n: int = 1
     deadline: float | None = None
     """On the clock of `time.monotonic()`; later tokens are not worth computing."""
+    is_wanted: Callable[[str], bool] | None = None
+    """Asked about a candidate's text so far; after False the rest is not worth computing, and a
+    backend that can end one candidate alone ends it with the reason `cancelled`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ thread hears of a request, on worker threads.
 import asyncio
 import codecs
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,11 +132,16 @@ class EngineBackend:
             stop_tokens=self._stop_tokens,
             deadline=request.deadline,
         )
+        texts = [""] * request.n
         decode = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(request.n)]
         prompt_tokens = len(tokens)
-        async for output in self._run(prepared, request.adapter):
+        unwanted: set[int] = set()
+        async for output in self._run(prepared, request.adapter, unwanted):
             piece = b"".join(self._tokens[token] or b"" for token in output.tokens)
             text = decode[output.index].decode(piece, final=output.finish is not None)
+            texts[output.index] += text
+            if request.is_wanted is not None and not request.is_wanted(texts[output.index]):
+                unwanted.add(output.index)
             yield CompletionDelta(
                 output.index,
                 text,
@@ -174,9 +179,15 @@ class EngineBackend:
         raise AssertionError("the engine ends every candidate")
 
     async def _run(
-        self, request: EngineRequest, adapter: AdapterFiles | None
+        self,
+        request: EngineRequest,
+        adapter: AdapterFiles | None,
+        unwanted: Set[int] = frozenset(),
     ) -> AsyncGenerator[Output]:
-        """Submit a request and hear of it; leaving the generator cancels it."""
+        """Submit a request and hear of it; leaving the generator cancels it.
+
+        Whoever adds to `unwanted` between two outputs has those candidates ended.
+        """
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[list[Output]] = asyncio.Queue()
         on_closed = _nothing
@@ -197,6 +208,8 @@ class EngineBackend:
                         raise output.error
                     left -= output.finish is not None
                     yield output
+                    if output.index in unwanted and output.finish is None:
+                        self._engine.end_candidate(ticket, output.index)
         finally:
             self._engine.cancel(ticket)
 

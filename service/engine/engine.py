@@ -82,6 +82,11 @@ class Engine:
         ticket.cancelled = True
         self._wake.set()
 
+    def end_candidate(self, ticket: Ticket, index: int) -> None:
+        """End one candidate of a request before its next step; the others go on."""
+        ticket.unwanted.add(index)
+        self._wake.set()
+
     def call(self, work: Callable[[], Any]) -> Future[Any]:
         """Run something between two steps on the engine's thread, which owns the device."""
         future: Future[Any] = Future()
@@ -171,8 +176,9 @@ class Engine:
     def _end_expired(self) -> None:
         now = time.monotonic()
         for sequence in list(self._scheduler.everyone()):
-            deadline = sequence.request.deadline
-            if sequence.ticket.cancelled or (deadline is not None and now >= deadline):
+            ticket, deadline = sequence.ticket, sequence.request.deadline
+            unwanted = ticket.cancelled or sequence.index in ticket.unwanted
+            if unwanted or (deadline is not None and now >= deadline):
                 self._end(sequence, "cancelled")
 
     def _admit(self) -> None:

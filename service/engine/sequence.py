@@ -62,6 +62,8 @@ class Ticket:
     """Called once, on the engine's thread, when nothing of the request is left in the engine."""
     submitted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
+    unwanted: set[int] = field(default_factory=set[int])
+    """Candidates that are to end before their next step."""
     open_candidates: int = 0
 
 

@@ -12,7 +12,7 @@ const TEXTS = {
     key: "✓ Đáp án", evidence: "Dẫn chứng", working: "Đang tạo câu hỏi…",
     stopped: "Đã dừng.", unreachable: "Không kết nối được với máy chủ.",
     fine: "Không phát hiện lỗi biên soạn.",
-    verified: (p) => `Đọc lại đoạn văn, mô hình chọn đúng đáp án này (độ tin ${p}).`,
+    verified: (p) => `Đã kiểm chứng với đoạn văn; xác suất đúng ước tính: ${p}.`,
     done: (n, s) => `Xong: ${n} câu trong ${s} giây.`,
     missing: (n) => `Thiếu ${n} câu: mô hình không viết được câu đạt yêu cầu.`,
     checks: {
@@ -33,6 +33,7 @@ const TEXTS = {
       key_not_supported: "Chưa tìm thấy dẫn chứng trong đoạn văn",
       numbers_not_in_context: "Có con số không xuất hiện trong đoạn văn",
       reader_agrees: "Mô hình đọc lại đoạn văn và chọn đáp án khác",
+      verified: "Chưa được kiểm chứng",
     },
   },
   en: {
@@ -46,7 +47,7 @@ const TEXTS = {
     key: "✓ Key", evidence: "Evidence", working: "Generating…",
     stopped: "Stopped.", unreachable: "The server cannot be reached.",
     fine: "No item-writing flaw found.",
-    verified: (p) => `Reading the passage again, the model chose this key (confidence ${p}).`,
+    verified: (p) => `Verified against the passage: right with an estimated probability of ${p}.`,
     done: (n, s) => `Done: ${n} questions in ${s} s.`,
     missing: (n) => `${n} missing: the model wrote no question that holds.`,
     checks: {
@@ -67,6 +68,7 @@ const TEXTS = {
       key_not_supported: "No evidence found in the passage",
       numbers_not_in_context: "A number that the passage does not mention",
       reader_agrees: "The model, reading the passage again, chose otherwise",
+      verified: "Not verified",
     },
   },
 };
@@ -147,9 +149,9 @@ function showChecks(item) {
     ? element("ul", { className: "flaws" }, ...lines)
     : element("p", { className: "fine", textContent: texts().fine });
   item.querySelector(".checks").replaceChildren(list);
-  const reader = item.question.checks.find((check) => check.name === "reader_agrees");
-  if (reader?.passed) {
-    const text = texts().verified(Number(reader.detail).toLocaleString(locale));
+  const verified = item.question.checks.find((check) => check.name === "verified");
+  if (verified?.passed) {
+    const text = texts().verified(Number(verified.detail).toLocaleString(locale));
     item.querySelector(".checks").append(element("p", { className: "fine", textContent: text }));
   }
   item.querySelector(".tag").textContent = texts().key;

@@ -47,7 +47,7 @@ WRONG = item("Ổ đĩa cứng dùng để làm gì?", "Quang hợp")
 
 async def ask(serving: Serving, backend: Any, context: str, **fields: Any) -> Any:
     """The answer to one request."""
-    async with serving(backend, candidates_best=6) as client:
+    async with serving(backend, candidates_balanced=4, candidates_best=6) as client:
         answer = await client.post("/generate", json={"context": context, **fields})
     return answer.json()
 
@@ -59,7 +59,7 @@ async def test_the_candidate_that_the_reader_trusts_most_is_returned(
     body = await ask(serving, backend, context_vi, quality="balanced")
     assert [q["question"] for q in body["questions"]] == ["Nội dung RAM ra sao khi tắt nguồn?"]
     check = body["questions"][0]["checks"][-1]
-    assert (check["name"], check["passed"]) == ("reader_agrees", True)
+    assert (check["name"], check["passed"]) == ("verified", True)
     assert float(check["detail"]) > 0.9
     assert (body["usage"]["candidates"], backend.scored) == (4, 3 * 4)
 
@@ -91,6 +91,23 @@ async def test_flaws_that_no_probability_makes_up_for_are_withheld(
     backend = ReadingBackend([flawed], {"Bị mất 丢失": 9.0})
     body = await ask(serving, backend, context_vi, quality="balanced")
     assert (body["questions"], body["shortfall_reasons"]) == ([], {"flawed": 4})
+
+
+async def test_stems_that_ask_for_reasons_are_given_up_early_where_quality_is_asked_for(
+    serving: Serving, context_vi: str
+) -> None:
+    reason = item("Vì sao nội dung RAM mất khi tắt nguồn?", "Bị mất")
+    backend = ReadingBackend([reason, MEMORY], {"Bị mất": 9.0})
+    body = await ask(serving, backend, context_vi, quality="balanced")
+    assert [q["question"] for q in body["questions"]] == ["Nội dung RAM ra sao khi tắt nguồn?"]
+    assert body["shortfall_reasons"] == {"not_recall": 1, "duplicate": 2}
+    is_wanted = backend.requests[0].is_wanted
+    assert is_wanted is not None
+    assert is_wanted("Câu hỏi: Vì")
+    assert not is_wanted("Câu hỏi: Vì sao")
+    assert not is_wanted("Câu hỏi: Bạn An mua RAM. Bạn")
+    body = await ask(serving, ReadingBackend([reason], {}), context_vi, quality="fast")
+    assert body["shortfall"] == 0, "fast returns what is well-formed"
 
 
 async def test_a_pool_serves_different_facts_and_one_fact_once(

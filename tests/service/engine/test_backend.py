@@ -163,3 +163,20 @@ async def test_no_character_is_torn_between_two_deltas(backend: EngineBackend) -
     )
     pieces = [delta.text async for delta in backend.complete(request)]
     assert not any("\ufffd" in piece for piece in pieces[:-1])
+
+
+async def test_a_candidate_that_is_not_wanted_ends_alone(backend: EngineBackend) -> None:
+    request = CompletionRequest(PROMPT, Sampling(temperature=1.0, seed=5, max_tokens=60), n=3)
+    whole = await complete(backend, request)
+    beginning = whole[1][:10]
+    assert not any(whole[index].startswith(beginning) for index in (0, 2)), "the seed tells them"
+    picky = replace(request, is_wanted=lambda text: not text.startswith(beginning))
+    texts: dict[int, str] = {}
+    reasons: dict[int, str | None] = {}
+    async for delta in backend.complete(picky):
+        texts[delta.index] = texts.get(delta.index, "") + delta.text
+        reasons[delta.index] = delta.finish_reason
+    assert reasons == {0: "length", 1: "cancelled", 2: "length"}
+    assert (texts[0], texts[2]) == (whole[0], whole[2])
+    assert whole[1].startswith(texts[1])
+    assert len(texts[1]) < len(whole[1])
