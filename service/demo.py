@@ -39,6 +39,7 @@ def main() -> int:
     """Run the demo; the exit status is 0 if at least one question came back."""
     parser = argparse.ArgumentParser(prog="python -m service.demo", description=__doc__)
     parser.add_argument("-n", type=int, default=2, help="how many questions (default 2)")
+    parser.add_argument("--quality", default="balanced", choices=["fast", "balanced", "best"])
     parser.add_argument("--backend", default="engine", choices=["engine", "reference", "echo"])
     parser.add_argument("context", nargs="?", default=CONTEXT, help="a paragraph of your own")
     arguments = parser.parse_args()
@@ -53,7 +54,8 @@ def main() -> int:
         port = free_port()
         step("Service", f"http://127.0.0.1:{port} (backend {arguments.backend})")
         with running_service(arguments.backend, port) as base_url:
-            count = ask(base_url, arguments.context, arguments.n)
+            quality = "fast" if arguments.backend == "echo" else arguments.quality
+            count = ask(base_url, arguments.context, arguments.n, quality)
     except (McqError, httpx.HTTPError, OSError) as error:
         print(f"python -m service.demo: {error}", file=sys.stderr)
         return 1
@@ -136,11 +138,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ask(base_url: str, context: str, n: int) -> int:
+def ask(base_url: str, context: str, n: int, quality: str) -> int:
     """Send the paragraph, print each question as it arrives, and return how many came."""
     print(f"\n{context}\n")
     count = 0
-    for name, data in events(base_url, {"context": context, "n": n}):
+    for name, data in events(base_url, {"context": context, "n": n, "quality": quality}):
         match name:
             case "question":
                 count += 1
@@ -182,6 +184,9 @@ def show(number: int, question: Question) -> None:
         print(f"  {'✓' if letter == question.key else ' '} {letter}. {text}")
     if question.evidence:
         print(f"    Dẫn chứng: “{question.evidence.text}”")
+    for check in question.checks:
+        if check.name == "verified":
+            print(f"    Đã kiểm chứng: ước tính đúng với xác suất {check.detail}")
     flaws = [check.name for check in question.checks if not check.passed]
     print(f"    Lỗi biên soạn: {', '.join(flaws) if flaws else 'không'}\n", flush=True)
 
