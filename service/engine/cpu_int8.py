@@ -71,24 +71,24 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features)
-        if len(rows) <= _ROWS_AT_ONCE:
-            y = self._multiply(rows)
-        else:
-            y = torch.cat([self._multiply(some) for some in rows.split(_ROWS_AT_ONCE)])
+        y = torch.empty((len(rows), self.out_features))
+        for some, part in zip(rows.split(_ROWS_AT_ONCE), y.split(_ROWS_AT_ONCE), strict=True):
+            self._multiply(some, part)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _multiply(self, rows: torch.Tensor) -> torch.Tensor:
+    def _multiply(self, rows: torch.Tensor, y: torch.Tensor) -> None:
         largest = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30)
         if self._is_fine:
             scaled = rows / (largest / _LEVELS)
             coarse = scaled.round()
             fine = (scaled - coarse).mul_(2 * _LEVELS)
             both = self._product(torch.cat([coarse, fine]), 1.0)
-            y = both[: len(rows)].add_(both[len(rows) :], alpha=1 / (2 * _LEVELS))
-            y.mul_(largest / _LEVELS)
+            both[: len(rows)].add_(both[len(rows) :], alpha=1 / (2 * _LEVELS))
+            torch.mul(both[: len(rows)], largest / _LEVELS, out=y)
         else:
-            y = self._product(rows / largest, 1 / _LEVELS).mul_(largest)
-        return y if self.bias is None else y.add_(self.bias)
+            torch.mul(self._product(rows / largest, 1 / _LEVELS), largest, out=y)
+        if self.bias is not None:
+            y += self.bias
 
     def _product(self, rows: torch.Tensor, step: float) -> torch.Tensor:
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
