@@ -12,6 +12,7 @@ FOLDER/verifiers.json and verifiers.png. docs/labelling.md says what the labels 
 import argparse
 import json
 import math
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,13 +72,15 @@ def main() -> None:
     test = [i for i in items if i.split == "test"]
     weights = fit(development)
     verifiers = dict(VERIFIERS)
-    verifiers["all of these together (fitted)"] = lambda i: probability(weights, i)
+    verifiers["reader and stem together (fitted)"] = lambda i: probability(weights, i)
     rows = [measure(name, judge, development, test) for name, judge in verifiers.items()]
     print(to_markdown(rows))
-    print("\nweights:", {n: round(w, 3) for n, w in zip(("bias", *FEATURES), weights, strict=True)})
-    print("calibration on the test part:", calibration(weights, test))
+    final = fit(items)
+    names = ("bias", *FEATURES)
+    print("\nweights, fitted on all:", dict(zip(names, final, strict=True)))
+    print("each tenth judged by the others, share right:", calibration(items))
     options.out.mkdir(parents=True, exist_ok=True)
-    result = {"items": len(items), "weights": weights, "verifiers": rows}
+    result = {"items": len(items), "weights": final, "verifiers": rows}
     (options.out / "verifiers.json").write_text(json.dumps(result, indent=1) + "\n")
     plot(verifiers, items, options.out / "verifiers.png")
 
@@ -106,19 +109,23 @@ def load(path: Path) -> list[Labelled]:
     return items
 
 
-def fit(items: Sequence[Labelled], *, decay: float = 0.02, steps: int = 4000) -> list[float]:
-    """Logistic regression by gradient descent; `decay` keeps weights small on few items."""
+def fit(items: Sequence[Labelled], *, decay: float = 0.02) -> list[float]:
+    """Logistic regression; `decay` keeps weights small on few items."""
     import torch
 
     x = torch.tensor([[1.0, *features(i.signals)] for i in items])
     y = torch.tensor([float(i.is_right) for i in items])
     w = torch.zeros(x.shape[1], requires_grad=True)
-    optimizer = torch.optim.Adam([w], lr=0.02)
-    for _ in range(steps):
+    optimizer = torch.optim.LBFGS([w], max_iter=200)
+
+    def closure() -> Any:
         optimizer.zero_grad()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ w, y)
-        (loss + decay * (w[1:] ** 2).sum()).backward()
-        optimizer.step()
+        loss = loss + decay * (w[1:] ** 2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
     return [round(float(v), 4) for v in w.detach()]
 
 
@@ -172,14 +179,18 @@ def best_cut(judged: Sequence[tuple[float, bool]]) -> float:
     return max(cuts, key=lambda c: math.prod(quality(c)) / max(1e-9, sum(quality(c))))
 
 
-def calibration(weights: Sequence[float], items: Sequence[Labelled]) -> dict[str, str]:
-    """Share of right ones in bands of the fitted probability."""
-    bands: dict[str, list[bool]] = {}
-    for item in items:
-        p = probability(weights, item)
-        low = min(0.8, math.floor(p * 5) / 5)
-        bands.setdefault(f"{low:.1f}–{low + 0.2:.1f}", []).append(item.is_right)
-    return {band: f"{sum(v)} of {len(v)}" for band, v in sorted(bands.items())}
+def calibration(items: Sequence[Labelled]) -> dict[str, str]:
+    """Share of right ones in bands of the probability, and from each cut on."""
+    shuffled = random.Random(0).sample(list(items), len(items))
+    judged: list[tuple[float, bool]] = []
+    for fold in range(10):
+        weights = fit([item for at, item in enumerate(shuffled) if at % 10 != fold])
+        judged += [(probability(weights, item), item.is_right) for item in shuffled[fold::10]]
+    result: dict[str, str] = {}
+    for low, high in ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.0), (0.5, 1.0), (0.7, 1.0)):
+        band = [right for p, right in judged if low <= p < high]
+        result[f"{low}–{high}"] = f"{sum(band)} of {len(band)}"
+    return result
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -132,7 +132,7 @@ class CandidateSource:
     def _is_wanted(self, text: str) -> bool:
         """Whether a candidate that begins so may be verified: it asks for what the passage says.
 
-        Of the stems that tell a situation or ask for a reason, one in eight made a right question
+        Of the stems that tell a situation or ask for a reason, one in six made a right question
         when people read them; most end after a few words, so many more can be drawn.
         """
         _, _, stem = text.partition(STEM_LABEL[self._plan.start.language])

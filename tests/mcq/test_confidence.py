@@ -1,0 +1,33 @@
+"""Confidence grows with what the reader believes, and is nothing without it."""
+
+import pytest
+
+from mcq.confidence import Signals, confidence, signals_of
+from mcq.question import Letter, Question
+
+SURE = Signals(key=0.97, rival=0.01, coverage=1.0, plain_stem=True)
+
+
+def test_confidence_grows_with_the_readers_belief_in_the_key():
+    levels = [
+        confidence(Signals(key=p, rival=0.1, coverage=1.0, plain_stem=True))
+        for p in (0.0, 0.25, 0.5, 0.8, 1.0)
+    ]
+    assert levels == sorted(levels)
+    assert levels[0] < 0.2
+    assert levels[-1] > 0.75
+
+
+def test_a_stem_that_asks_for_a_reason_is_trusted_less():
+    reason = Signals(key=0.97, rival=0.01, coverage=1.0, plain_stem=False)
+    assert confidence(reason) < confidence(SURE)
+
+
+def test_signals_are_read_off_question_passage_and_answers():
+    options: dict[Letter, str] = {"A": "Tim", "B": "Gan", "C": "Phổi", "D": "Da"}
+    question = Question(question="Vì sao máu chảy?", options=options, key="A")
+    answers: dict[Letter, float] = {"A": 0.6, "B": 0.3, "C": 0.1, "D": 0.0}
+    assert signals_of(question, "Tim đẩy máu đi.", answers) == Signals(0.6, 0.3, 1.0, False)
+    assert confidence(signals_of(question, "Tim đẩy máu đi.", answers)) == pytest.approx(
+        0.2, abs=0.05
+    )
