@@ -111,7 +111,5 @@ def _bad_ones(items: Sequence[JudgedItem]) -> list[JudgedItem]:
 def _same(a: Question | None, b: Question | None) -> bool:
     if a is None or b is None:
         return a is b
-    return (
-        comparable(a.question) == comparable(b.question)
-        or comparable(a.key_text) == comparable(b.key_text)
-    )  # fmt: skip
+    keys_agree = comparable(a.key_text) == comparable(b.key_text)
+    return keys_agree or comparable(a.question) == comparable(b.question)

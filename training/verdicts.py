@@ -104,13 +104,12 @@ def _other_passage(example: Example, others: Sequence[Example], rng: random.Rand
     return _case(example, rng, "other_passage", context=rng.choice(others).context)
 
 
-_DAMAGES: Mapping[
-    str, Callable[[Example, Sequence[Example], random.Random], Case | None]
-] = {
+_Spoil = Callable[[Example, Sequence[Example], random.Random], Case | None]
+_DAMAGES: Mapping[str, _Spoil] = {
     "true_distractor": _true_distractor,
     "foreign_option": _foreign_option,
     "other_passage": _other_passage,
-}  # fmt: skip
+}
 
 
 def _others(example: Example, examples: Sequence[Example], rng: random.Random) -> list[Example]:
