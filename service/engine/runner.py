@@ -88,9 +88,23 @@ class Runner:
     def copy_prefixes(self, copies: Items[tuple[int, int, int]]) -> None:
         """Copy the first rows of slots: (source, target, tokens)."""
         by_length: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        read: set[int] = set()
+        written: set[int] = set()
         for source, target, tokens in copies:
-            if tokens and source != target:
-                by_length[tokens].append((source, target))
+            if not tokens or source == target:
+                continue
+            # What is copied together is read before any of it is written, so a copy out of a slot
+            # that is itself being filled, or into one that others read, has to wait for them.
+            if source in written or target in read or target in written:
+                self._copy_together(by_length)
+                by_length.clear()
+                read, written = set(), set()
+            by_length[tokens].append((source, target))
+            read.add(source)
+            written.add(target)
+        self._copy_together(by_length)
+
+    def _copy_together(self, by_length: dict[int, list[tuple[int, int]]]) -> None:
         for tokens, pairs in by_length.items():
             sources, targets = self.state.tensor(pairs).unbind(1)
             rows = self.model.keys_values[..., :tokens, :]

@@ -81,3 +81,20 @@ def test_logits_do_not_depend_on_what_else_is_computed(tiny: Path, tmp_path: Pat
         assert logits.keys() == heard[key].keys()
         for position, row in logits.items():
             assert torch.equal(row, heard[key][position]), f"differs at position {position}"
+
+
+def test_a_beginning_is_never_copied_out_of_a_slot_before_it_has_arrived_there(tiny: Path) -> None:
+    opened = open_engine(tiny, "fp32", SIZES)
+    try:
+        runner = opened.engine._runner
+        rows = runner.model.keys_values
+        for slot in range(4):
+            rows[:, :, slot] = slot
+        runner.copy_prefixes([(3, 1, 8), (1, 0, 8), (2, 3, 4), (3, 2, 2)])
+        seen = {slot: rows[0, 0, slot, 0, :9, 0].tolist() for slot in range(4)}
+        assert seen[1] == [3.0] * 8 + [1.0]
+        assert seen[0] == [3.0] * 8 + [0.0], "what slot 1 has been given, not what it had"
+        assert seen[3] == [2.0] * 4 + [3.0] * 5
+        assert seen[2][:2] == [2.0] * 2
+    finally:
+        opened.engine.close()
