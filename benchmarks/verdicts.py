@@ -31,11 +31,11 @@ def main() -> None:
 
     import peft
 
-    from training.compare import _config
+    from training.compare import base_config
     from training.model import load_base
     from training.rows import Renderer
 
-    base = load_base(_config(options.base, False, "chat/1"))
+    base = load_base(base_config(options.base, False, "chat/1"))
     folder = options.verifier
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
     model = peft.PeftModel.from_pretrained(base.model, folder).eval()

@@ -94,7 +94,7 @@ class CandidateSource:
             extra_characters=passage_characters(plan.context),
             n=count,
             deadline=plan.deadline,
-            is_wanted=self._is_wanted if plan.is_verified else None,
+            is_wanted=self._may_go_on if plan.is_verified else None,
         )
         if self._round > 0 or plan.request.temperature is not None:
             return [request]
@@ -129,18 +129,25 @@ class CandidateSource:
         finally:
             await deltas.aclose()
 
-    def _is_wanted(self, text: str) -> bool:
-        """Whether a candidate that begins so may be verified: it asks for what the passage says.
+    def _may_go_on(self, text: str) -> bool:
+        """Whether a candidate that begins so may still be verified.
 
         Of the stems that tell a situation or ask for a reason, one in six made a right question
-        when people read them; most end after a few words, so many more can be drawn.
+        when people read them; most end after a few words, so many more can be drawn. Asked at
+        every token: a whole stem is left to `_read`.
         """
-        _, _, stem = text.partition(STEM_LABEL[self._plan.start.language])
-        return may_ask_for_recall(stem.partition("\n")[0])
+        stem, is_whole = self._stem(text)
+        return is_whole or may_ask_for_recall(stem)
+
+    def _stem(self, text: str) -> tuple[str, bool]:
+        """The stem as far as it is written, and whether it has ended."""
+        _, _, rest = text.partition(STEM_LABEL[self._plan.start.language])
+        stem, end, _ = rest.partition("\n")
+        return stem, bool(end)
 
     def _read(self, text: str, reason: FinishReason) -> Question | None:
         """The question in a completion, or None with the reason counted."""
-        if self._plan.is_verified and not self._is_wanted(text):
+        if self._plan.is_verified and not may_ask_for_recall(self._stem(text)[0]):
             return self.drop("not_recall")
         if reason != "stop":
             return self.drop("too_long" if reason == "length" else "timeout")

@@ -31,10 +31,10 @@ def compare(options: Any) -> str:
         directory, precision, format_name = locate(ref, options)
         kind = "nf4" if precision == "nf4" else "16 bit"
         if kind not in bases:
-            bases[kind] = load_base(_config(options.base, kind == "nf4", options.prompt_format))
+            bases[kind] = load_base(base_config(options.base, kind == "nf4", options.prompt_format))
         base = bases[kind]
         renderer = Renderer(base.tokenizer, format_name)
-        model = base.model if directory is None else _attach(base, directory)
+        model = base.model if directory is None else attach(base, directory)
         evaluations.append(evaluate(model, renderer, passages, settings, label=ref))
         if directory is not None:
             base.model = model.unload()
@@ -65,9 +65,9 @@ def sample(options: Any) -> int:
         for path in options.contexts
         for passage in load_passages(EvaluationConfig(contexts=path, use=options.use))
     ]
-    base = load_base(_config(options.base, precision == "nf4", format_name))
+    base = load_base(base_config(options.base, precision == "nf4", format_name))
     return draw(
-        base.model if directory is None else _attach(base, directory),
+        base.model if directory is None else attach(base, directory),
         Renderer(base.tokenizer, format_name),
         passages,
         options.output,
@@ -100,7 +100,7 @@ def locate(ref: str, options: Any) -> tuple[Path | None, str, str]:
     return directory, version.manifest.precision, version.manifest.prompt_format
 
 
-def _attach(base: Any, directory: Path) -> Any:
+def attach(base: Any, directory: Path) -> Any:
     import peft
 
     from training.fused_lora import fuse
@@ -114,7 +114,7 @@ def _attach(base: Any, directory: Path) -> Any:
     return model.eval()
 
 
-def _config(base: str, quantized: bool, format_name: str) -> TrainingConfig:
+def base_config(base: str, quantized: bool, format_name: str) -> TrainingConfig:
     """A run that only loads a base."""
     config = TrainingConfig(
         name="evaluation",

@@ -49,10 +49,22 @@ def fit(
         OutOfMemoryError: With what to change; the last checkpoint stays.
         RunFailedError: The loss left the numbers, or the disk is full.
     """
-    import torch
-
     trainer = build_trainer(config, base, train, validation, callbacks)
     initial = save_initial(config, trainer)
+    return run_trainer(config, trainer, initial=initial, resume=resume, remedies=remedies)
+
+
+def run_trainer(
+    config: TrainingConfig,
+    trainer: Any,
+    *,
+    initial: Path | None = None,
+    resume: bool = False,
+    remedies: Callable[[], list[str]] = list,
+) -> Fitted:
+    """Train and save the adapter, whatever the trainer's loss is; raises what `fit` raises."""
+    import torch
+
     checkpoint = last_checkpoint(config.run_dir) if resume else None
     try:
         output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -283,6 +295,8 @@ def save_adapter(model: Any, directory: Path, store_as: str, initial: Path | Non
     arguments: dict[str, Any] = {}
     if initial is not None:
         arguments["path_initial_model_for_weight_conversion"] = str(initial)
+    if hasattr(model, "peft_config"):
+        arguments["selected_adapters"] = ["default"]  # a frozen reference may stand beside it
     model.save_pretrained(aside, safe_serialization=True, **arguments)
     for file in aside.glob("adapter_model.safetensors"):
         rounded = {name: value.to(dtype) for name, value in load_file(file).items()}

@@ -15,9 +15,9 @@ from typing import Any
 from mcq.errors import MalformedCompletionError
 from training.cleaning import CleaningReport, Split, passage_key
 from training.config import TrainingConfig
-from training.errors import DataError, OutOfMemoryError
+from training.errors import DataError
 from training.examples import Example
-from training.fit import Fitted, save_adapter, shared_arguments, skipped_steps
+from training.fit import Fitted, run_trainer, shared_arguments
 from training.model import Base, load_start
 from training.rows import IGNORED, Renderer, TokenRow
 from training.sources import RawRow, read_rows
@@ -138,32 +138,9 @@ def fit_pairs(
     callbacks: Sequence[Any] = (),
     remedies: Callable[[], list[str]] = list,
 ) -> Fitted:
-    """Tune on pairs and save the adapter.
-
-    Raises:
-        OutOfMemoryError: With what to change.
-    """
-    import torch
-
-    from training.fit import last_checkpoint
-
+    """Tune on pairs and save the adapter; raises what `fit` raises."""
     trainer = pair_trainer(config, base, rows, callbacks)
-    checkpoint = last_checkpoint(config.run_dir) if resume else None
-    try:
-        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(remedies()) from error
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if "ref" in model.peft_config:
-        model.delete_adapter("ref")
-    directory = config.run_dir / "adapter"
-    save_adapter(model, directory, config.method.store_as)
-    return Fitted(
-        model=model,
-        directory=directory,
-        history=list(trainer.state.log_history),
-        summary={**output.metrics, "skipped_steps": skipped_steps(trainer)},
-    )
+    return run_trainer(config, trainer, resume=resume, remedies=remedies)
 
 
 def pair_trainer(

@@ -8,9 +8,8 @@ from typing import Any
 
 from training.config import TrainingConfig
 from training.evaluate import load_passages
-from training.guards import check_config
 from training.rows import Renderer
-from training.run import Outcome, Prepared, finish, prepare_folder, say_nothing, say_to_main
+from training.run import Outcome, Prepared, finish, held_out_contexts, opened, watching
 
 
 def tune(
@@ -26,21 +25,13 @@ def tune(
         TrainingError: What is wrong and what to do about it.
     """
     started = time.time()
-    say = say_nothing if quiet else say_to_main
-    for warning in check_config(config):
-        say(f"warning: {warning}")
-    prepare_folder(config, resume)
-    judged = config.evaluation.enabled and config.evaluation.contexts is not None
-    held_out = (
-        load_passages(config.evaluation.model_copy(update={"use": None, "limit": None}))
-        if judged
-        else []
-    )
+    say = opened(config, resume=resume, quiet=quiet)
 
     from training.preference import load_pairs, pair_rows
 
-    split, pairs = load_pairs(config, [passage.context for passage in held_out])
+    split, pairs = load_pairs(config, held_out_contexts(config))
     say(split.report.to_markdown())
+    judged = config.evaluation.enabled and config.evaluation.contexts is not None
     passages = load_passages(config.evaluation) if judged else []
 
     import transformers
@@ -48,7 +39,6 @@ def tune(
     from training.memory import remedies_for
     from training.model import load_base
     from training.preference import fit_pairs
-    from training.progress import Progress, SaveOnSignal
 
     transformers.set_seed(config.fit.seed)
     base = load_base(config)
@@ -59,7 +49,7 @@ def tune(
         base,
         rows,
         resume=resume,
-        callbacks=[Progress(config.run_dir / "log.jsonl", quiet=quiet), SaveOnSignal(), *callbacks],
+        callbacks=watching(config, quiet, callbacks),
         remedies=lambda: remedies_for(config, base),
     )
     prepared = Prepared(split, passages)

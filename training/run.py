@@ -41,13 +41,34 @@ class Outcome:
 
 def prepare_data(config: TrainingConfig) -> Prepared:
     """Read and clean the data; drop what the evaluation will ask about."""
-    held_out: list[Passage] = []
-    if config.evaluation.enabled and config.evaluation.contexts is not None:
-        held_out = load_passages(config.evaluation.model_copy(update={"use": None, "limit": None}))
-    split = load_examples(config.data, [passage.context for passage in held_out])
+    split = load_examples(config.data, held_out_contexts(config))
     otherwise = [Passage(e.place, e.context, e.language) for e in split.validation]
     passages = load_passages(config.evaluation, otherwise) if config.evaluation.enabled else []
     return Prepared(split, passages)
+
+
+def held_out_contexts(config: TrainingConfig) -> list[str]:
+    """Every passage of the file that the evaluation asks about: not to be trained on."""
+    if not config.evaluation.enabled or config.evaluation.contexts is None:
+        return []
+    everything = config.evaluation.model_copy(update={"use": None, "limit": None})
+    return [passage.context for passage in load_passages(everything)]
+
+
+def opened(config: TrainingConfig, *, resume: bool, quiet: bool) -> Callable[[str], None]:
+    """Check the configuration and make the run's folder; returns how to speak to people."""
+    say = _say_nothing if quiet else _say_to_main
+    for warning in check_config(config):
+        say(f"warning: {warning}")
+    _prepare_folder(config, resume)
+    return say
+
+
+def watching(config: TrainingConfig, quiet: bool, callbacks: Sequence[Any]) -> list[Any]:
+    """What stands by while a trainer runs: progress, signals, and what the caller adds."""
+    from training.progress import Progress, SaveOnSignal
+
+    return [Progress(config.run_dir / "log.jsonl", quiet=quiet), SaveOnSignal(), *callbacks]
 
 
 def train(
@@ -72,10 +93,7 @@ def train(
 
         return teach(config, resume=resume, quiet=quiet, callbacks=callbacks)
     started = time.time()
-    say = say_nothing if quiet else say_to_main
-    for warning in check_config(config):
-        say(f"warning: {warning}")
-    prepare_folder(config, resume)
+    say = opened(config, resume=resume, quiet=quiet)
     prepared = prepare_data(config)
     report = prepared.split.report
     say(report.to_markdown())
@@ -85,7 +103,6 @@ def train(
     from training.fit import fit
     from training.memory import remedies_for
     from training.model import load_base
-    from training.progress import Progress, SaveOnSignal
 
     transformers.set_seed(config.fit.seed)
     base = load_base(config)
@@ -112,11 +129,7 @@ def train(
         rows,
         validation,
         resume=resume,
-        callbacks=[
-            Progress(config.run_dir / "log.jsonl", quiet=quiet),
-            SaveOnSignal(),
-            *callbacks,
-        ],
+        callbacks=watching(config, quiet, callbacks),
         remedies=lambda: remedies_for(config, base),
     )
     return finish(config, base, prepared, rows, fitted, time.time() - started, say)
@@ -134,7 +147,7 @@ def finish(
     """Judge, write the card, register: the end of every run that has fitted an adapter."""
     from training.fit import changes_base, held_out_loss
 
-    if not _is_main_process():
+    if not is_main_process():
         return Outcome(fitted.directory, {}, None, None)
     evaluation = None
     if config.evaluation.enabled and prepared.passages and config.objective != "text":
@@ -186,7 +199,7 @@ def _rows(
     return [renderer.text_row(passage) for passage in passages]
 
 
-def prepare_folder(config: TrainingConfig, resume: bool) -> None:
+def _prepare_folder(config: TrainingConfig, resume: bool) -> None:
     folder = config.run_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,18 +214,19 @@ def prepare_folder(config: TrainingConfig, resume: bool) -> None:
         raise RunFailedError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Whether this process writes files and speaks."""
     import os
 
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_to_main(text: str) -> None:
-    if _is_main_process():
+def _say_to_main(text: str) -> None:
+    if is_main_process():
         print(text, file=sys.stderr, flush=True)
 
 
-def say_nothing(text: str) -> None:
+def _say_nothing(text: str) -> None:
     pass
 
 

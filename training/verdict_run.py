@@ -10,10 +10,16 @@ from typing import Any
 from training.card import run_card
 from training.cleaning import load_examples
 from training.config import TrainingConfig
-from training.guards import check_config
 from training.metrics import Rate, to_json
 from training.rows import Renderer
-from training.run import Outcome, prepare_folder, record, say_nothing, say_to_main
+from training.run import (
+    Outcome,
+    held_out_contexts,
+    is_main_process,
+    opened,
+    record,
+    watching,
+)
 from training.verdicts import Case, cases, verdict_row
 
 
@@ -30,11 +36,8 @@ def teach(
         TrainingError: What is wrong and what to do about it.
     """
     started = time.time()
-    say = say_nothing if quiet else say_to_main
-    for warning in check_config(config):
-        say(f"warning: {warning}")
-    prepare_folder(config, resume)
-    split = load_examples(config.data)
+    say = opened(config, resume=resume, quiet=quiet)
+    split = load_examples(config.data, held_out_contexts(config))
     say(split.report.to_markdown())
 
     import transformers
@@ -42,7 +45,6 @@ def teach(
     from training.fit import fit
     from training.memory import remedies_for
     from training.model import load_base
-    from training.progress import Progress, SaveOnSignal
 
     transformers.set_seed(config.fit.seed)
     base = load_base(config)
@@ -58,10 +60,12 @@ def teach(
         rows,
         [verdict_row(case, renderer) for case in asked],
         resume=resume,
-        callbacks=[Progress(config.run_dir / "log.jsonl", quiet=quiet), SaveOnSignal(), *callbacks],
+        callbacks=watching(config, quiet, callbacks),
         remedies=lambda: remedies_for(config, base),
     )
     seconds = time.time() - started
+    if not is_main_process():
+        return Outcome(fitted.directory, {}, None, None)
     if asked:
         measured = {"label": config.name, "verdicts": measure(fitted.model, renderer, asked)}
         text = json.dumps(measured, ensure_ascii=False, indent=2)
