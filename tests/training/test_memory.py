@@ -82,7 +82,7 @@ def test_fused_layers_keep_what_the_plan_counts(
     from training.fused_layers import fuse_layers
     from training.memory import shape_of
 
-    config = make_config(fit={"activation_checkpointing": checkpointing})
+    config = make_config(fit={"fused_layers": True, "activation_checkpointing": checkpointing})
     loader: Any = transformers.AutoModelForCausalLM
     model = loader.from_pretrained(tiny_base)
     shape = shape_of(model)
@@ -119,7 +119,11 @@ def test_the_plan_of_the_benchmark_is_below_60_percent_of_the_plain_script(
     make_config: Callable[..., TrainingConfig],
 ) -> None:
     config = make_config(
-        fit={"per_device_train_batch_size": 8, "activation_checkpointing": True},
+        fit={
+            "fused_layers": True,
+            "per_device_train_batch_size": 8,
+            "activation_checkpointing": True,
+        },
         method={"r": 16, "lora_alpha": 32},
     )
     shape = dataclasses.replace(SHAPE, fusible=True)
