@@ -1,9 +1,10 @@
-"""The two shapes a completion has: options under letters, or the right answer first.
+"""The two shapes a completion has: options under letters, or right before wrong without.
 
 A form writes a completion for training, reads one strictly, and says which texts it admits. Prompt
 formats (`mcq.prompts`) name one each.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +12,12 @@ from mcq.grammar import Choice, CompletionGrammar, Field, Part, Text
 from mcq.language import Language
 from mcq.parsing import (
     KEY_LABEL,
-    QUOTE_LABEL,
-    RIGHT_LABEL,
+    LEAD_LABEL,
     STEM_LABEL,
     WRONG_LABEL,
+    Lead,
     parse_completion,
-    parse_right_first,
+    parse_unlettered,
 )
 from mcq.question import (
     LETTERS,
@@ -80,37 +81,39 @@ class Lettered:
 
 
 @dataclass(frozen=True)
-class RightFirst:
-    """Stem, the right option, then three wrong ones; before them, maybe the proving sentence.
+class Unlettered:
+    """Some leading lines, the stem and the right option among them, then three wrong options.
 
     A model that composes four options before it names the key has to plan what it cannot see. Here
-    it answers its own question at once and only then looks for what is wrong. The letters come from
-    whoever reads the completion.
+    it settles what is right before it looks for what is wrong. The letters come from whoever reads
+    the completion.
     """
 
-    needs_quote: bool
+    leads: tuple[Lead, ...]
+
+    @property
+    def needs_quote(self) -> bool:
+        """Whether the proving sentence is among the leading lines."""
+        return "quote" in self.leads
 
     def render(self, question: Question, language: Language, quote: str = "") -> str:
         """The question without letters; the order of the wrong options is kept."""
-        lines = [f"{QUOTE_LABEL[language]} {quote}"] if self.needs_quote else []
-        lines += [f"{STEM_LABEL[language]} {question.question}"]
-        lines += [f"{RIGHT_LABEL[language]} {question.key_text}"]
+        said: dict[Lead, str] = {
+            "quote": quote,
+            "question": question.question,
+            "right": question.key_text,
+        }
+        lines = [f"{LEAD_LABEL[lead][language]} {said[lead]}" for lead in self.leads]
         lines += [f"{WRONG_LABEL[language]} {text}" for text in question.distractors]
         return "\n".join(lines) + "\n"
 
     def parse(self, text: str, language: Language) -> Question:
         """The question, with letters given by its own digest (`mcq.shuffling.arranged`)."""
-        return parse_right_first(text, language, quoted=self.needs_quote)
+        return parse_unlettered(text, language, self.leads)
 
     def grammar(self, language: Language) -> CompletionGrammar:
-        """Five or six lines, each ended, since a field ends where a newline begins."""
-        named: list[tuple[str, str, int]] = []
-        if self.needs_quote:
-            named += [(QUOTE_LABEL[language], "quote", MAX_QUOTE_CHARACTERS)]
-        named += [
-            (STEM_LABEL[language], "question", MAX_STEM_CHARACTERS),
-            (RIGHT_LABEL[language], "right", MAX_OPTION_CHARACTERS),
-        ]
+        """A line for each, each ended, since a field ends where a newline begins."""
+        named = [(LEAD_LABEL[lead][language], lead, _LIMITS[lead]) for lead in self.leads]
         named += [
             (WRONG_LABEL[language], f"wrong_{number}", MAX_OPTION_CHARACTERS)
             for number in (1, 2, 3)
@@ -119,3 +122,18 @@ class RightFirst:
         for label, name, limit in named:
             parts += [Text(f"\n{label} " if parts else f"{label} "), Field(name, limit)]
         return CompletionGrammar(language, (*parts, Text("\n")))
+
+
+_LIMITS: Mapping[Lead, int] = {
+    "quote": MAX_QUOTE_CHARACTERS,
+    "question": MAX_STEM_CHARACTERS,
+    "right": MAX_OPTION_CHARACTERS,
+}
+RIGHT_FIRST = Unlettered(("question", "right"))
+"""The model answers its own question at once."""
+
+QUOTE_FIRST = Unlettered(("quote", "question", "right"))
+"""Before that it copies the sentence that proves the key."""
+
+ANSWER_FIRST = Unlettered(("right", "question"))
+"""The model takes a detail of the passage and asks for it, so that no question lacks its answer."""

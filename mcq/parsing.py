@@ -7,6 +7,8 @@ The canonical completion is what `mcq.grammar` accepts. Older adapters also wrot
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from mcq.errors import InvalidQuestionError, MalformedCompletionError
 from mcq.language import Language
@@ -18,6 +20,20 @@ KEY_LABEL: dict[Language, str] = {"vi": "Đáp án:", "en": "Answer:"}
 QUOTE_LABEL: dict[Language, str] = {"vi": "Trích:", "en": "Quote:"}
 RIGHT_LABEL: dict[Language, str] = {"vi": "Đúng:", "en": "Right:"}
 WRONG_LABEL: dict[Language, str] = {"vi": "Sai:", "en": "Wrong:"}
+
+Lead = Literal["quote", "question", "right"]
+"""A line before the wrong options."""
+
+LEAD_LABEL: Mapping[Lead, Mapping[Language, str]] = {
+    "quote": QUOTE_LABEL,
+    "question": STEM_LABEL,
+    "right": RIGHT_LABEL,
+}
+_REASON_WITHOUT: Mapping[Lead, str] = {
+    "quote": "no_quote",
+    "question": "no_stem",
+    "right": "no_key",
+}
 
 _OPTION_LINE = re.compile(r"([A-Z])\. ?(\S.*)")
 _KEY = re.compile(r" ?([A-Z])\.?")
@@ -50,16 +66,15 @@ def parse_completion(text: str, language: Language) -> Question:
         raise MalformedCompletionError("invalid_question", _first_reason(error)) from error
 
 
-def parse_right_first(text: str, language: Language, *, quoted: bool) -> Question:
-    """Read one completion of the form that names the right option before the wrong ones.
+def parse_unlettered(text: str, language: Language, leads: Sequence[Lead]) -> Question:
+    """Read one completion of a form without letters: its leading lines, then three wrong options.
 
     Raises:
         MalformedCompletionError: Its `reason` is one of `empty`, `broken_text`, `no_quote`,
             `no_stem`, `no_key`, `missing_option`, `trailing_text`, `invalid_question`.
     """
     lines = _lines(text)
-    expected = [("no_quote", QUOTE_LABEL[language])] if quoted else []
-    expected += [("no_stem", STEM_LABEL[language]), ("no_key", RIGHT_LABEL[language])]
+    expected = [(_REASON_WITHOUT[lead], LEAD_LABEL[lead][language]) for lead in leads]
     expected += [("missing_option", WRONG_LABEL[language])] * (len(LETTERS) - 1)
     found: list[str] = []
     for number, (reason, label) in enumerate(expected):
@@ -71,9 +86,9 @@ def parse_right_first(text: str, language: Language, *, quoted: bool) -> Questio
         raise MalformedCompletionError(
             "trailing_text", f"text after the last option: {lines[len(expected)]!r}"
         )
-    stem, right, *wrong = found[-(len(LETTERS) + 1) :]
+    led = dict(zip(leads, found, strict=False))
     try:
-        return arranged(stem, right, wrong)
+        return arranged(led["question"], led["right"], found[len(leads) :])
     except ValueError as error:
         raise MalformedCompletionError("invalid_question", _first_reason(error)) from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from mcq.errors import UnknownPromptFormatError
-from mcq.forms import CompletionForm, Lettered, RightFirst
+from mcq.forms import ANSWER_FIRST, QUOTE_FIRST, RIGHT_FIRST, CompletionForm, Lettered
 from mcq.grammar import CompletionGrammar
 from mcq.language import Language
 from mcq.question import Question
@@ -183,6 +183,25 @@ def _chat_v3(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
     return _chat(_RIGHT_FIRST_FORM[language], context, language, avoid)
 
 
+_ANSWER_FIRST_FORM: dict[Language, str] = {
+    "vi": (
+        "Hãy chọn một chi tiết mà ngữ cảnh dưới đây nêu rõ, rồi viết một câu hỏi trắc nghiệm mà chi "
+        "tiết đó là phương án đúng, kèm ba phương án sai cùng loại. Trả lời đúng theo mẫu:\n"
+        "Đúng: …\nCâu hỏi: …\nSai: …\nSai: …\nSai: …"
+    ),
+    "en": (
+        "Choose a detail that the context below states plainly, then write a multiple-choice "
+        "question to which that detail is the right option, with three wrong ones of its kind. "
+        "Answer exactly in this form:\n"
+        "Right: …\nQuestion: …\nWrong: …\nWrong: …\nWrong: …"
+    ),
+}
+
+
+def _chat_v4(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
+    return _chat(_ANSWER_FIRST_FORM[language], context, language, avoid)
+
+
 def _chat(system: str, context: str, language: Language, avoid: Sequence[str]) -> Prompt:
     user = "\n\n".join(section for section in (context, _avoided(language, avoid)) if section)
     return Prompt(messages=(Message("system", system), Message("user", user)))
@@ -193,8 +212,9 @@ PROMPT_FORMATS: Mapping[str, PromptFormat] = {
     for prompt_format in (
         PromptFormat("instruct-vi/1", _instruct_v1),
         PromptFormat("chat/1", _chat_v1),
-        PromptFormat("chat/2", _chat_v2, RightFirst(needs_quote=True)),
-        PromptFormat("chat/3", _chat_v3, RightFirst(needs_quote=False)),
+        PromptFormat("chat/2", _chat_v2, QUOTE_FIRST),
+        PromptFormat("chat/3", _chat_v3, RIGHT_FIRST),
+        PromptFormat("chat/4", _chat_v4, ANSWER_FIRST),
     )
 }
 

@@ -62,6 +62,16 @@ def test_prompts_that_name_the_right_option_first_are_frozen(
     assert prompt.messages[1].content == "Một đoạn văn."
 
 
+def test_prompt_that_asks_for_the_answer_before_the_stem_is_frozen() -> None:
+    prompt = prompt_format("chat/4").render("Một đoạn văn.", "vi")
+    assert prompt.messages[0].content == (
+        "Hãy chọn một chi tiết mà ngữ cảnh dưới đây nêu rõ, rồi viết một câu hỏi trắc nghiệm mà chi "
+        "tiết đó là phương án đúng, kèm ba phương án sai cùng loại. Trả lời đúng theo mẫu:\n"
+        "Đúng: …\nCâu hỏi: …\nSai: …\nSai: …\nSai: …"
+    )
+    assert prompt.messages[1].content == "Một đoạn văn."
+
+
 def test_chat_prompt_goes_through_the_base_models_template() -> None:
     prompt = prompt_format("chat/1").render("A paragraph.", "en", ["Old?"])
     text = prompt.to_text(lambda turns: "|".join(f"{t['role']}:{t['content']}" for t in turns))
@@ -137,6 +147,32 @@ def test_broken_quoted_completions_are_refused_with_the_reason(text: str, reason
     with pytest.raises(MalformedCompletionError) as caught:
         prompt_format("chat/2").parse(text, "vi")
     assert caught.value.reason == reason
+
+
+ANSWERED = "Đúng: bốn\nCâu hỏi: Tổng?\nSai: năm\nSai: sáu\nSai: ba\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (ANSWERED.partition("\n")[2], "no_key"),
+        ("Câu hỏi: Tổng?\nĐúng: bốn\nSai: năm\nSai: sáu\nSai: ba\n", "no_key"),
+        (ANSWERED.replace("Câu hỏi: Tổng?\n", ""), "no_stem"),
+        (ANSWERED.replace("Sai: ba\n", ""), "missing_option"),
+        (ANSWERED + "Sai: tám\n", "trailing_text"),
+        (ANSWERED.replace("sáu", "Bốn"), "invalid_question"),
+    ],
+)
+def test_completions_that_do_not_begin_with_the_answer_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(MalformedCompletionError) as caught:
+        prompt_format("chat/4").parse(text, "vi")
+    assert caught.value.reason == reason
+
+
+def test_answer_before_the_stem_becomes_the_key() -> None:
+    question = prompt_format("chat/4").parse(ANSWERED, "vi")
+    assert (question.question, question.key_text) == ("Tổng?", "bốn")
+    assert sorted(question.distractors) == ["ba", "năm", "sáu"]
 
 
 def test_right_option_gets_a_letter_by_digest_and_the_letters_are_balanced() -> None:
