@@ -185,8 +185,8 @@ def _chat_v3(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
 
 _ANSWER_FIRST_FORM: dict[Language, str] = {
     "vi": (
-        "Hãy chọn một chi tiết mà ngữ cảnh dưới đây nêu rõ, rồi viết một câu hỏi trắc nghiệm mà chi "
-        "tiết đó là phương án đúng, kèm ba phương án sai cùng loại. Trả lời đúng theo mẫu:\n"
+        "Hãy chọn một chi tiết mà ngữ cảnh dưới đây nêu rõ, rồi viết một câu hỏi trắc nghiệm mà "
+        "chi tiết đó là phương án đúng, kèm ba phương án sai cùng loại. Trả lời đúng theo mẫu:\n"
         "Đúng: …\nCâu hỏi: …\nSai: …\nSai: …\nSai: …"
     ),
     "en": (

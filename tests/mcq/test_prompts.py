@@ -65,8 +65,8 @@ def test_prompts_that_name_the_right_option_first_are_frozen(
 def test_prompt_that_asks_for_the_answer_before_the_stem_is_frozen() -> None:
     prompt = prompt_format("chat/4").render("Một đoạn văn.", "vi")
     assert prompt.messages[0].content == (
-        "Hãy chọn một chi tiết mà ngữ cảnh dưới đây nêu rõ, rồi viết một câu hỏi trắc nghiệm mà chi "
-        "tiết đó là phương án đúng, kèm ba phương án sai cùng loại. Trả lời đúng theo mẫu:\n"
+        "Hãy chọn một chi tiết mà ngữ cảnh dưới đây nêu rõ, rồi viết một câu hỏi trắc nghiệm mà "
+        "chi tiết đó là phương án đúng, kèm ba phương án sai cùng loại. Trả lời đúng theo mẫu:\n"
         "Đúng: …\nCâu hỏi: …\nSai: …\nSai: …\nSai: …"
     )
     assert prompt.messages[1].content == "Một đoạn văn."
