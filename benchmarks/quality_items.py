@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--adapter", type=Path, default=Path("adapters/mcq-vi"))
     parser.add_argument("--bare", action="store_true", help="the base without an adapter, chat/1")
-    parser.add_argument("--use", nargs="+", default=["ruler", "ruler_en"])
+    parser.add_argument("--contexts", type=Path, nargs="+", default=[Path(CONTEXTS)])
+    parser.add_argument("--use", nargs="+", help="of the passages; all if left out")
     parser.add_argument("--limit", type=int, help="passages of each use")
     parser.add_argument("--settings", nargs="+", default=["0.0x1"], help="TEMPERATURExCOUNT")
     parser.add_argument("--unread", action="store_true", help="leave the reader for later")
@@ -68,9 +69,10 @@ async def write(options: Any) -> None:
         files = AdapterFiles(f"{name}-v1", f"sha256:{name}", options.adapter)
     passages = [
         passage
-        for use in options.use
+        for path in options.contexts
+        for use in options.use or [None]
         for passage in load_passages(
-            EvaluationConfig(contexts=CONTEXTS, use=use, limit=options.limit)
+            EvaluationConfig(contexts=str(path), use=use, limit=options.limit)
         )
     ]
     try:
