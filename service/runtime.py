@@ -12,6 +12,7 @@ from model_registry.adapter import AdapterVersion
 from model_registry.follow import RegistryFollower
 from service.adapters import AdapterCache
 from service.backends.base import Backend
+from service.backends.collector import EngineCollector, Measured
 from service.config import ServiceConfig
 from service.errors import NotReadyError
 from service.generator import QuestionGenerator
@@ -133,6 +134,8 @@ class Runtime:
                 self.on_failure()
             return
         self._backend = backend
+        if isinstance(backend, Measured):
+            self.metrics.registry.register(EngineCollector(backend))
         self._adapters = AdapterCache(
             backend, self.follower, self.metrics, self.config.max_adapters
         )

@@ -95,6 +95,16 @@ class EngineBackend:
         """What the engine has counted."""
         return self._engine.metrics
 
+    @property
+    def slots(self) -> int:
+        """Sequences that can run at once, each in a KV slot of its own."""
+        return self._opened.config.max_sequences
+
+    @property
+    def adapter_slots(self) -> int:
+        """Adapters that one batch can use."""
+        return self._opened.config.max_adapters
+
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens of the prompt, the template's included."""
         return len(self._prompt_tokens(prompt))

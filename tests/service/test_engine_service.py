@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from model_registry import ModelRegistry
 from model_registry.bases import fingerprint_of, prepare_base
@@ -87,3 +88,45 @@ async def test_two_adapters_asked_for_at_once_each_answer_as_they_do_alone(
     assert len(set(texts)) == len(texts) == 2 * len(NAMES)
     assert together == [alone[name] for name in asked]
     assert heard_together == {name: sorted(heard_alone[name] * 2) for name in NAMES}
+
+
+async def test_what_the_engine_counts_can_be_scraped(
+    serving: Serving, registry: ModelRegistry, tmp_path: Path, context_vi: str
+) -> None:
+    tiny = write_tiny_model(tmp_path / "tiny")
+    directory = write_adapter(tmp_path / "lop-10", linear_shapes(tiny), seed=1, r=4)
+    registry.publish(
+        "lop-10", directory, prompt_format="chat/1", base=fingerprint_of(tiny), precision="fp32"
+    )
+
+    async def open_engine(config: ServiceConfig) -> EngineBackend:
+        base = prepare_base(str(tiny), cache_dir=tmp_path / "cache", progress=False)
+        return EngineBackend.open(
+            base, precision="fp32", config=replace(SIZES, max_context=2048, max_sequences=3)
+        )
+
+    async with serving(open_backend=open_engine, candidates_per_question=1) as client:
+        await until(lambda: _is_ready(client), timeout_s=60)
+        for adapter in ("base", "lop-10", "lop-10"):
+            await generate(client, context_vi, adapter)
+        page = (await client.get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+
+    def value(family: str, suffix: str = "", **labels: str) -> float:
+        return next(
+            sample.value
+            for sample in families[f"mcq_engine_{family}"].samples
+            if sample.name == f"mcq_engine_{family}{suffix}" and sample.labels == labels
+        )
+
+    candidates = 3 * 2
+    assert value("requests", "_total") >= 3
+    assert sum(sample.value for sample in families["mcq_engine_sequences"].samples) == candidates
+    assert value("tokens", "_total", adapter="lop-10") > 0
+    assert value("tokens", "_total", adapter="base") > 0
+    assert value("first_token_seconds", "_count") == candidates
+    assert value("first_token_seconds", "_bucket", le="+Inf") == candidates
+    assert value("between_tokens_seconds", "_sum") > 0
+    assert value("reused_tokens", "_total") > 0
+    assert (value("slots"), value("running"), value("waiting")) == (3, 0, 0)
+    assert value("adapter_loads", "_total") >= 1
