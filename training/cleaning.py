@@ -62,12 +62,15 @@ class Split:
     report: CleaningReport
 
 
-def load_examples(config: DataConfig, held_out: Iterable[str] = ()) -> Split:
+def load_examples(
+    config: DataConfig, held_out: Iterable[str] = (), *, faulty: bool = False
+) -> Split:
     """Read, clean, de-duplicate and split.
 
     Args:
         config: The data sets.
         held_out: Passages of the evaluation; rows about them are dropped as leaks.
+        faulty: Keep questions that a reader found wrong, for a verifier to learn from.
 
     Raises:
         DataError: A source is unreadable, or nothing is left.
@@ -87,6 +90,10 @@ def load_examples(config: DataConfig, held_out: Iterable[str] = ()) -> Split:
             if config.questions == "recall" and not is_recall(example):
                 report.kept[source.path] -= 1
                 report.drop("not_recall", example.place, example.question.question)
+                continue
+            if example.label not in ("", "right") and not faulty:
+                report.kept[source.path] -= 1
+                report.drop("labelled_wrong", example.place, f"its label is {example.label!r}")
                 continue
             leak = {**validation_keys, **held}.get(passage_key(example.context))
             if leak is None:

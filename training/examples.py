@@ -22,7 +22,7 @@ REQUIRED = (
     "answer_d",
     "correct_answer",
 )
-OPTIONAL = ("lang", "evidence", "source", "licence", "explanation")
+OPTIONAL = ("lang", "evidence", "source", "licence", "explanation", "label")
 
 PRESETS: Mapping[str, Mapping[str, str]] = {
     "own": {name: name for name in (*REQUIRED, *OPTIONAL)},
@@ -48,6 +48,8 @@ class Example:
     """The verbatim part of the passage that proves the key, where the source says."""
     source: str = ""
     licence: str = ""
+    label: str = ""
+    """What a reader found (docs/labelling.md), for questions that a model wrote."""
 
 
 class RejectedRowError(Exception):
@@ -113,6 +115,7 @@ def to_example(row: RawRow, columns: Mapping[str, str], language: Language | Non
         evidence=texts.get("evidence", ""),
         source=texts.get("source", ""),
         licence=texts.get("licence", ""),
+        label=texts.get("label", ""),
     )
 
 

@@ -37,7 +37,7 @@ def teach(
     """
     started = time.time()
     say = opened(config, resume=resume, quiet=quiet)
-    split = load_examples(config.data, held_out_contexts(config))
+    split = load_examples(config.data, held_out_contexts(config), faulty=True)
     say(split.report.to_markdown())
 
     import transformers

@@ -15,7 +15,9 @@ from training.cleaning import passage_key
 from training.examples import Example
 from training.rows import IGNORED, Renderer, TokenRow, proof
 
-Damage = Literal["none", "wrong_key", "true_distractor", "foreign_option", "other_passage"]
+Damage = Literal[
+    "none", "wrong_key", "true_distractor", "foreign_option", "other_passage", "as_labelled"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,18 @@ class Case:
 
 
 def cases(examples: Sequence[Example], seed: int) -> list[Case]:
-    """Each example once as it is, once with a wrong key, once spoilt in another way, in turn."""
+    """Each example once as it is, once with a wrong key, once spoilt in another way, in turn.
+
+    Questions that a model wrote and a reader labelled are not spoilt further: their own faults are
+    those that the verifier will meet. Of those found right there is one with a wrong key, too.
+    """
     rng = random.Random(seed)
     result: list[Case] = []
     kinds = list(_DAMAGES)
     for number, example in enumerate(examples):
+        if example.label:
+            result += _labelled(example, rng)
+            continue
         others = _others(example, examples, rng)
         result.append(_case(example, rng))
         result.append(_wrong_key(example, rng))
@@ -55,6 +64,12 @@ def cases(examples: Sequence[Example], seed: int) -> list[Case]:
                 result.append(spoilt)
                 break
     return result
+
+
+def _labelled(example: Example, rng: random.Random) -> list[Case]:
+    if example.label != "right":
+        return [_case(example, rng, "as_labelled")]
+    return [_case(example, rng), _wrong_key(example, rng)]
 
 
 def _case(example: Example, rng: random.Random, damage: Damage = "none", **changes: str) -> Case:

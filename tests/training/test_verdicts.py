@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from mcq.question import LETTERS, Letter
 from mcq.verdict import probability_of_yes, verdict_prompt
 from training.cleaning import load_examples, passage_key
-from training.config import TrainingConfig
+from training.config import DataConfig, SourceConfig, TrainingConfig
 from training.errors import ConfigError
 from training.examples import Example
 from training.run import train
@@ -61,6 +62,36 @@ def test_damage_comes_from_other_passages_or_from_the_proof(examples: tuple[Exam
         strange = set(case.wrong) - set(case.example.question.distractors)
         assert len(strange) == 1
         assert strange.pop() in case.context
+
+
+def test_questions_that_readers_labelled_are_taken_as_they_were_found(
+    examples: tuple[Example, ...],
+):
+    wrong, right = examples[0], examples[1]
+    found = cases([replace(wrong, label="two_right"), replace(right, label="right")], seed=3)
+    assert [(case.damage, case.is_sound) for case in found] == [
+        ("as_labelled", False),
+        ("none", True),
+        ("wrong_key", False),
+    ]
+    assert found[0].stem == wrong.question.question
+    assert found[0].right == wrong.question.key_text
+    assert set(found[0].wrong) == set(wrong.question.distractors)
+
+
+@pytest.mark.parametrize(("faulty", "kept"), [(False, 1), (True, 2)])
+def test_only_a_verifier_learns_from_questions_that_were_found_wrong(
+    faulty: bool, kept: int, make_config: Callable[..., TrainingConfig], tmp_path: Path
+):
+    source = Path(make_config().data.train[0].path)
+    rows = [json.loads(line) for line in source.read_text().splitlines()[:2]]
+    rows[0]["label"], rows[1]["label"] = "wrong_key", "right"
+    path = tmp_path / "labelled.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(train=(SourceConfig(path=str(path)),), validation_share=0)
+    split = load_examples(data, faulty=faulty)
+    assert len(split.train) == kept
+    assert split.report.dropped["labelled_wrong"] == 2 - kept
 
 
 def test_the_verifier_can_be_asked_about_every_option(examples: tuple[Example, ...]):
