@@ -173,7 +173,7 @@ class EngineBackend:
     async def _score(self, request: ScoreRequest) -> list[float]:
         text = self._prompt_text(request.prompt) + request.prefix
         special = request.prompt.is_plain
-        spelt = [self._encode(text + choice, special) for choice in request.choices]
+        spelt = self._spell(text, request.choices, special)
         shared = next(
             i for i, column in enumerate(zip(*spelt, strict=False)) if len(set(column)) > 1
         )
@@ -271,6 +271,20 @@ class EngineBackend:
 
     def _prompt_tokens(self, prompt: Prompt) -> list[int]:
         return self._encode(self._prompt_text(prompt), prompt.is_plain)
+
+    def _spell(self, text: str, choices: Sequence[str], special: bool) -> list[list[int]]:
+        """The text with each choice, in tokens.
+
+        The text is long and the choices are many: it is read once, the others only from its last
+        line on, unless the tokens of that line depend on what stands before it.
+        """
+        first = self._encode(text + choices[0], special)
+        line = text[text.rfind("\n") + 1 :]
+        ends = [self._encode(line + choice) for choice in choices]
+        start = len(first) - len(ends[0])
+        if start <= 0 or first[start:] != ends[0]:
+            return [first, *(self._encode(text + choice, special) for choice in choices[1:])]
+        return [first[:start] + end for end in ends]
 
     def _encode(self, text: str, special: bool = False) -> list[int]:
         return self._tokenizer(text, add_special_tokens=special)["input_ids"]
