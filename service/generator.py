@@ -51,7 +51,8 @@ class QuestionGenerator:
     async def run(self, plan: Plan) -> AsyncGenerator[Question | GenerateDone]:
         """Yield each question as soon as it is complete, then how it went."""
         tally = Tally()
-        rng = random.Random(plan.seed)
+        # by passage too: whoever asks for many with one seed gets keys at every letter
+        rng = random.Random(f"{plan.seed} {plan.context}")
         async with AsyncExitStack() as stack:
             backend, files = self._backend, None
             if plan.variant is not None:

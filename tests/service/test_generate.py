@@ -3,6 +3,7 @@
 import asyncio
 import json
 import unicodedata
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -61,6 +62,18 @@ async def test_a_check_names_options_by_the_letters_that_they_are_returned_under
         twins = [letter for letter, text in question.options.items() if text.startswith(twin)]
         detail = next(c.detail for c in question.checks if c.name == "options_overlap")
         assert detail == " ".join(twins)
+
+
+async def test_one_seed_for_many_passages_puts_keys_at_every_letter(
+    serving: Serving, context_vi: str
+) -> None:
+    async with serving() as client:
+        keys = Counter[str]()
+        for number in range(24):
+            asked = {"context": f"{context_vi} Năm {1900 + number}.", "seed": 1}
+            answer = (await client.post("/generate", json=asked)).json()
+            keys.update(question["key"] for question in answer["questions"])
+    assert set(keys) == set("ABCD"), keys
 
 
 async def test_the_same_seed_gives_the_same_questions(serving: Serving, context_vi: str) -> None:
