@@ -2,7 +2,7 @@
 # matplotlib and torch have partial types, which strict mode refuses.
 """How well questions can be judged without a person: each verifier against the labelled ruler.
 
-    python -m benchmarks.quality_verifiers [--ruler benchmarks/data/ruler.jsonl] [--out FOLDER]
+    python -m benchmarks.quality_verifiers [--adapter mcq-vi/2] [--out FOLDER]
 
 Prints a Markdown table (area under the ROC curve; precision and recall on the test part at the cut
 chosen on the development part), fits the combination that the service uses, and writes
@@ -15,7 +15,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Labelled:
 
     question: Question
     context: str
+    adapter: str
     label: str
     split: str
     signals: Signals
@@ -56,6 +57,7 @@ VERIFIERS: Mapping[str, Callable[[Labelled], float]] = {
     "one sentence, no reason asked": lambda i: float(i.signals.plain_stem),
     "evidence found": lambda i: float(i.question.evidence is not None),
     "few item-writing flaws": lambda i: -float(i.flaws),
+    "likelihood of the whole text in the adapter": lambda i: i.signals.logprob or 0.0,
 }
 
 
@@ -64,20 +66,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--ruler", type=Path, default=Path("benchmarks/data/ruler.jsonl"))
+    parser.add_argument("--adapter", default="mcq-vi/2", help="whose questions are measured")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    items = load(options.ruler)
+    everything = load(options.ruler)
+    items = [item for item in everything if item.adapter == options.adapter]
     print(f"{len(items)} items: {dict(Counter(i.label for i in items).most_common())}\n")
     development = [i for i in items if i.split == "development"]
     test = [i for i in items if i.split == "test"]
     weights = fit(development)
     verifiers = dict(VERIFIERS)
-    verifiers["reader and stem together (fitted)"] = lambda i: probability(weights, i)
+    verifiers["reader and likelihood together (fitted)"] = lambda i: probability(weights, i)
     rows = [measure(name, judge, development, test) for name, judge in verifiers.items()]
     print(to_markdown(rows))
     final = fit(items)
     names = ("bias", *FEATURES)
-    print("\nweights, fitted on all:", dict(zip(names, final, strict=True)))
+    print("\nweights, fitted on all:", dict(zip(names, final, strict=False)))
+    without = fit([replace(i, signals=replace(i.signals, logprob=None)) for i in everything])
+    print("without likelihood, every adapter:", dict(zip(names, without, strict=False)))
     print("each tenth judged by the others, share right:", calibration(items))
     options.out.mkdir(parents=True, exist_ok=True)
     result = {"items": len(items), "weights": final, "verifiers": rows}
@@ -93,12 +99,13 @@ def load(path: Path) -> list[Labelled]:
         context = contexts[row["id"]]
         question = Question.model_validate(row["question"])
         question = question.model_copy(update={"evidence": find_evidence(context, question)})
-        signals = signals_of(question, context, row["with_context"])
+        signals = signals_of(question, context, row["with_context"], row.get("logprob"))
         guessed = row["without_context"][question.key]
         items.append(
             Labelled(
                 question,
                 context,
+                row["adapter"],
                 row["label"],
                 row["split"],
                 signals,
@@ -187,7 +194,7 @@ def calibration(items: Sequence[Labelled]) -> dict[str, str]:
         weights = fit([item for at, item in enumerate(shuffled) if at % 10 != fold])
         judged += [(probability(weights, item), item.is_right) for item in shuffled[fold::10]]
     result: dict[str, str] = {}
-    for low, high in ((0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 1.0), (0.5, 1.0), (0.7, 1.0)):
+    for low, high in ((0.0, 0.2), (0.2, 0.4), (0.4, 0.5), (0.5, 0.6), (0.5, 1.0), (0.6, 1.0)):
         band = [right for p, right in judged if low <= p < high]
         result[f"{low}–{high}"] = f"{sum(band)} of {len(band)}"
     return result

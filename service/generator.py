@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from mcq.checks import run_checks
 from mcq.confidence import VERIFIED
@@ -18,7 +19,7 @@ from mcq.question import Question
 from mcq.shuffling import balanced
 from service.adapters import AdapterCache
 from service.backends.base import Backend
-from service.candidates import CandidateSource, Tally
+from service.candidates import Candidate, CandidateSource, Tally
 from service.merged import MergedModels
 from service.metrics import Metrics
 from service.planning import BARE_BASE, Plan, Planner
@@ -77,7 +78,9 @@ class QuestionGenerator:
     ) -> AsyncGenerator[Question]:
         """As many candidates as questions are missing; each goes out as soon as it is read."""
         missing = plan.request.n - len(tally.accepted)
-        async for question in source.draw(min(missing, plan.max_candidates - tally.candidates)):
+        drawn = source.draw(min(missing, plan.max_candidates - tally.candidates))
+        async for candidate in drawn:
+            question = candidate.question
             if source.is_known(question):
                 source.drop("duplicate")
             else:  # placed first, since some checks name letters
@@ -92,16 +95,23 @@ class QuestionGenerator:
         A pool serves several questions as long as they rest on different evidence; for what is
         missing then, the next pool is drawn with these in its prompt.
         """
-        pool: list[Question] = []
+        pool: list[Candidate] = []
         left = plan.max_candidates - tally.candidates
-        async for question in source.draw(min(plan.candidates_per_question, left)):
-            question = checked(question, plan.context, plan.start.language)
+        async for candidate in source.draw(min(plan.candidates_per_question, left)):
+            question = checked(candidate.question, plan.context, plan.start.language)
             if is_blocked(check.name for check in question.checks if not check.passed):
                 source.drop("flawed")
             else:
-                pool.append(question)
-        verdicts = await self._verifier.judge(pool, plan.context, plan.start.language)
-        ranked = sorted(zip(pool, verdicts, strict=True), key=_rank, reverse=True)
+                pool.append(replace(candidate, question=question))
+        questions = [candidate.question for candidate in pool]
+        verdicts = await self._verifier.judge(
+            questions,
+            [c.logprob for c in pool],
+            plan.context,
+            plan.start.language,
+            plan.rotations,
+        )
+        ranked = sorted(zip(questions, verdicts, strict=True), key=_rank, reverse=True)
         for question, verdict in ranked:
             if verdict.confidence < VERIFIED:
                 source.drop("not_verified")

@@ -44,6 +44,12 @@ class Plan:
         return self.request.n * self.candidates_per_question
 
     @property
+    def rotations(self) -> int:
+        """In how many orders of its options a candidate is read; on the ruler two tell right from
+        wrong as well as four do, at half the cost (docs/quality.md)."""
+        return 4 if self.request.quality == "best" else 2
+
+    @property
     def is_verified(self) -> bool:
         """Whether candidates are judged by the reader before they go out."""
         return self.request.quality != "fast"

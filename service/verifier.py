@@ -46,21 +46,33 @@ class Verifier:
         self._backend = backend
 
     async def judge(
-        self, questions: Sequence[Question], context: str, language: Language
+        self,
+        questions: Sequence[Question],
+        logprobs: Sequence[float | None],
+        context: str,
+        language: Language,
+        rotations: int = ROTATIONS,
     ) -> list[Verdict]:
-        """One verdict for each question, in order; all of them in one call of the backend."""
+        """One verdict for each question, in order; all of them in one call of the backend.
+
+        Args:
+            logprobs: How likely the model that wrote each question held it to be, if it says.
+            rotations: Orders of the options in which each is read: 1, 2 or 4.
+        """
         requests = [
             ScoreRequest(asked.prompt, CHOICES, prefix=asked.prefix)
             for question in questions
-            for asked in reader_prompts(question, context, language)
+            for asked in reader_prompts(question, context, language, rotations)
         ]
         scores = await self._backend.score(requests)
         return [
-            Verdict(signals_of(q, context, option_probabilities(rows)))
-            for q, rows in zip(questions, _in_groups(scores), strict=True)
+            Verdict(signals_of(question, context, option_probabilities(rows), logprob))
+            for question, logprob, rows in zip(
+                questions, logprobs, _in_groups(scores, rotations), strict=True
+            )
         ]
 
 
-def _in_groups(scores: list[list[float]]) -> list[list[list[float]]]:
+def _in_groups(scores: list[list[float]], size: int) -> list[list[list[float]]]:
     """The rotations of each question together."""
-    return [scores[start : start + ROTATIONS] for start in range(0, len(scores), ROTATIONS)]
+    return [scores[start : start + size] for start in range(0, len(scores), size)]

@@ -67,6 +67,9 @@ class CompletionDelta:
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     """Set on the first delta of candidate 0, else 0."""
+    logprob: float | None = None
+    """Natural log-probability of the delta's tokens together, at temperature 1; None where the
+    backend does not say."""
 
 
 @dataclass(frozen=True, slots=True)

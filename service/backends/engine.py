@@ -158,6 +158,7 @@ class EngineBackend:
                 tokens=len(output.tokens),
                 finish_reason=output.finish,
                 prompt_tokens=prompt_tokens if output.index == 0 else 0,
+                logprob=output.logprob,
             )
             if output.index == 0:
                 prompt_tokens = 0

@@ -257,7 +257,7 @@ class Engine:
             self._runner.recover()
             return
         forced: dict[int, RowValues] = {}
-        for index, (token, state) in drawn.items():
+        for index, (token, state, logprob) in drawn.items():
             sequence = sequences[index]
             sequence.launched -= 1
             if sequence.is_over:
@@ -265,7 +265,9 @@ class Engine:
             if sequence.request.choices:
                 sequence.scores = tuple(launched.scores(index))
                 self._end(sequence, "stop")
-            elif (
+                continue
+            sequence.logprob += logprob
+            if (
                 self._take(sequence, token, state)
                 and self._config.jump_forward
                 and sequence.grammar is not None
@@ -345,9 +347,15 @@ class Engine:
         if not sequence.news and not sequence.is_over:
             return
         output = Output(
-            sequence.index, tuple(sequence.news), sequence.finish, sequence.error, sequence.scores
+            sequence.index,
+            tuple(sequence.news),
+            sequence.finish,
+            sequence.error,
+            sequence.scores,
+            sequence.logprob,
         )
         sequence.news.clear()
+        sequence.logprob = 0.0
         self._news.setdefault(sequence.ticket, []).append(output)
 
     def _tell(self) -> None:

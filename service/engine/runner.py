@@ -5,6 +5,7 @@
 from collections import defaultdict
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -47,6 +48,19 @@ class Part:
         return 0 if self.lora is None else self.lora.number
 
 
+class Drawn(NamedTuple):
+    """A token, the grammar state after it, and how likely the model held it to be."""
+
+    token: int
+    state: int
+    logprob: float
+    """Natural logarithm, at temperature 1, among the tokens that the grammar admits."""
+
+
+LOGPROB_UNITS = 1e6
+"""Log-probabilities travel to the host beside the tokens, as integers."""
+
+
 class Launched:
     """The results of a step that may still be running."""
 
@@ -63,14 +77,17 @@ class Launched:
             drawn = host
         self._drawn = drawn
 
-    def read(self) -> dict[int, tuple[int, int]]:
-        """Token and grammar state by the index of their part; waits for the device."""
+    def read(self) -> dict[int, Drawn]:
+        """What was drawn, by the index of its part; waits for the device."""
         if self._drawn is None:
             return {}
         if self._event is not None:
             self._event.synchronize()
         rows: list[list[int]] = self._drawn.tolist()
-        return {i: (row[0], row[1]) for i, row in zip(self._order, rows, strict=False)}
+        return {
+            i: Drawn(token, state, units / LOGPROB_UNITS)
+            for i, (token, state, units) in zip(self._order, rows, strict=False)
+        }
 
     def scores(self, index: int) -> list[float]:
         """Log-probabilities of a part's choices, normalised over them."""
@@ -174,14 +191,17 @@ class Runner:
         return self.model.logits(ids, plan.positions, keep)
 
     def _draw(self, logits: torch.Tensor, slots: torch.Tensor, sampling: bool) -> torch.Tensor:
-        """Draw the next tokens and move the rows on; returns [rows, (token, grammar state)]."""
-        moved = self._next(logits, self.state.integers[slots], self.state.floats[slots], sampling)
+        """Draw the next tokens and move the rows on; returns [rows, (token, grammar state,
+        log-probability)]."""
+        moved, logprob = self._next(
+            logits, self.state.integers[slots], self.state.floats[slots], sampling
+        )
         self.state.integers[slots] = moved
-        return torch.stack((moved[:, TOKEN], moved[:, STATE]), dim=1)
+        return torch.stack((moved[:, TOKEN], moved[:, STATE], logprob), dim=1)
 
     def _next(
         self, logits: torch.Tensor, rows: torch.Tensor, floats: torch.Tensor, sampling: bool
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         masked = self.grammar.mask(logits, rows[:, STATE], rows[:, COUNT])
         if sampling:
             token = draw(
@@ -191,7 +211,9 @@ class Runner:
             token = masked.argmax(-1)
         state, count = self.grammar.advance(rows[:, STATE], rows[:, COUNT], token)
         columns = [token, rows[:, POSITION], rows[:, LORA], state, count, rows[:, SEED]]
-        return torch.stack(columns, dim=1)
+        drawn = masked.gather(-1, token[:, None])[:, 0].float()
+        logprob = (drawn - masked.float().logsumexp(-1)) * LOGPROB_UNITS
+        return torch.stack(columns, dim=1), logprob.round().long()
 
 
 def _lora_uses(blocks: list[Block], adapters: dict[int, slice]) -> list[LoraUse]:

@@ -46,6 +46,8 @@ class Output:
     finish: Finish | None = None
     error: Exception | None = None
     scores: tuple[float, ...] = ()
+    logprob: float = 0.0
+    """Of the tokens, together; those that had to follow count as certain."""
 
 
 Listener = Callable[[list[Output]], None]
@@ -92,6 +94,8 @@ class Sequence:
     launched: int = 0
     """Steps whose tokens have not been read yet."""
     news: list[int] = field(default_factory=list[int])
+    logprob: float = 0.0
+    """Of the news."""
 
     @property
     def request(self) -> EngineRequest:

@@ -1,5 +1,7 @@
 """Confidence grows with what the reader believes, and is nothing without it."""
 
+from dataclasses import replace
+
 import pytest
 
 from mcq.confidence import Signals, confidence, signals_of
@@ -15,7 +17,7 @@ def test_confidence_grows_with_the_readers_belief_in_the_key():
     ]
     assert levels == sorted(levels)
     assert levels[0] < 0.2
-    assert levels[-1] > 0.75
+    assert levels[-1] > 0.6
 
 
 def test_a_stem_that_asks_for_a_reason_is_trusted_less():
@@ -29,5 +31,12 @@ def test_signals_are_read_off_question_passage_and_answers():
     answers: dict[Letter, float] = {"A": 0.6, "B": 0.3, "C": 0.1, "D": 0.0}
     assert signals_of(question, "Tim đẩy máu đi.", answers) == Signals(0.6, 0.3, 1.0, False)
     assert confidence(signals_of(question, "Tim đẩy máu đi.", answers)) == pytest.approx(
-        0.2, abs=0.05
+        0.27, abs=0.03
     )
+
+
+def test_a_text_that_its_model_held_unlikely_is_trusted_less_whatever_the_reader_says():
+    likely, unlikely = replace(SURE, logprob=-8.0), replace(SURE, logprob=-40.0)
+    assert confidence(likely) > 0.7
+    assert confidence(unlikely) < 0.2
+    assert confidence(unlikely) < confidence(SURE) < confidence(likely)

@@ -25,6 +25,7 @@ class Heard:
     finish: dict[int, str] = field(default_factory=dict)
     error: Exception | None = None
     scores: tuple[float, ...] = ()
+    logprobs: dict[int, float] = field(default_factory=dict)
 
     def wait(self, timeout: float = 60) -> "Heard":
         """Until every candidate is over."""
@@ -32,6 +33,7 @@ class Heard:
         while ended < self.ticket.request.n:
             for output in self.inbox.get(timeout=timeout):
                 self.tokens.setdefault(output.index, []).extend(output.tokens)
+                self.logprobs[output.index] = self.logprobs.get(output.index, 0) + output.logprob
                 if output.error is not None:
                     self.error = output.error
                 if output.finish is not None:

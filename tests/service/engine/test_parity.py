@@ -6,6 +6,8 @@ adapter."""
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from model_registry.bases.tiny import TinyArchitecture, write_tiny_model
 from service.engine.loading import OpenEngine, open_engine
@@ -87,6 +89,23 @@ def test_one_prompt_under_many_adapters_leaks_nothing(
         for request, heard in together:
             assert heard.wait().tokens[0] == alone[request.digest]
     assert opened.engine.metrics.reused_tokens > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_candidates_say_how_likely_the_model_held_them(
+    opened: OpenEngine, tiny: Path, temperature: float
+) -> None:
+    prompt = prompt_of(40)
+    request = EngineRequest(
+        prompt=prompt, max_tokens=LENGTH, n=3, temperature=temperature, top_p=0.9, seed=4
+    )
+    heard = submit(opened, request).wait()
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    for index, tokens in heard.tokens.items():
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+        each = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])
+        assert heard.logprobs[index] == pytest.approx(float(each.sum()), abs=1e-3)
 
 
 def test_candidates_of_one_prompt_share_its_computation(opened: OpenEngine) -> None:
