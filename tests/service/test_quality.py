@@ -61,7 +61,7 @@ async def test_the_candidate_that_the_reader_trusts_most_is_returned(
     check = body["questions"][0]["checks"][-1]
     assert (check["name"], check["passed"]) == ("verified", True)
     assert float(check["detail"]) > 0.6
-    assert (body["usage"]["candidates"], backend.scored) == (4, 3 * 4)
+    assert (body["usage"]["candidates"], backend.scored) == (4, 3 * 2)
 
 
 async def test_what_the_reader_doubts_is_withheld_and_counted(
