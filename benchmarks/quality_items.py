@@ -193,9 +193,12 @@ class Writer:
         texts: dict[int, str] = {}
         tokens: dict[int, int] = {}
         reasons: dict[int, FinishReason] = {}
+        logprobs: dict[int, float] = {}
         async for delta in self.backend.complete(request):
             texts[delta.index] = texts.get(delta.index, "") + delta.text
             tokens[delta.index] = tokens.get(delta.index, 0) + delta.tokens
+            if delta.logprob is not None:
+                logprobs[delta.index] = logprobs.get(delta.index, 0.0) + delta.logprob
             if delta.finish_reason is not None:
                 reasons[delta.index] = delta.finish_reason
         items = [
@@ -210,7 +213,9 @@ class Writer:
             )
             for index in sorted(texts)
         ]
-        for item in items:
+        for index, item in zip(sorted(texts), items, strict=True):
+            if index in logprobs:
+                item.extra["logprob"] = round(logprobs[index], 3)
             if item.question is not None and not self.unread:
                 for name, context in (("with_context", passage.context), ("without_context", None)):
                     answer = await read(self.backend, item.question, context, item.language)
@@ -221,7 +226,8 @@ class Writer:
         with self.out.open("a", encoding="utf-8") as file:
             for item in items:
                 values = item.to_json()
-                del values["context"], values["extra"]
+                del values["context"]
+                values |= values.pop("extra")
                 values |= {"adapter": self.name, "temperature": self.temperature}
                 for key in ("with_context", "without_context"):
                     if values[key]:

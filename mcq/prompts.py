@@ -161,10 +161,6 @@ _QUOTED_FORM: dict[Language, str] = {
 }
 
 
-def _chat_v2(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
-    return _chat(_QUOTED_FORM[language], context, language, avoid)
-
-
 _RIGHT_FIRST_FORM: dict[Language, str] = {
     "vi": (
         "Hãy viết một câu hỏi trắc nghiệm dựa vào ngữ cảnh dưới đây: một phương án đúng, ba phương "
@@ -177,10 +173,6 @@ _RIGHT_FIRST_FORM: dict[Language, str] = {
         "Question: …\nRight: …\nWrong: …\nWrong: …\nWrong: …"
     ),
 }
-
-
-def _chat_v3(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
-    return _chat(_RIGHT_FIRST_FORM[language], context, language, avoid)
 
 
 _ANSWER_FIRST_FORM: dict[Language, str] = {
@@ -198,8 +190,13 @@ _ANSWER_FIRST_FORM: dict[Language, str] = {
 }
 
 
-def _chat_v4(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
-    return _chat(_ANSWER_FIRST_FORM[language], context, language, avoid)
+def _asking(task: Mapping[Language, str]) -> Callable[[str, Language, Sequence[str]], Prompt]:
+    """A chat whose system message is the task alone."""
+
+    def render(context: str, language: Language, avoid: Sequence[str]) -> Prompt:
+        return _chat(task[language], context, language, avoid)
+
+    return render
 
 
 def _chat(system: str, context: str, language: Language, avoid: Sequence[str]) -> Prompt:
@@ -212,9 +209,9 @@ PROMPT_FORMATS: Mapping[str, PromptFormat] = {
     for prompt_format in (
         PromptFormat("instruct-vi/1", _instruct_v1),
         PromptFormat("chat/1", _chat_v1),
-        PromptFormat("chat/2", _chat_v2, QUOTE_FIRST),
-        PromptFormat("chat/3", _chat_v3, RIGHT_FIRST),
-        PromptFormat("chat/4", _chat_v4, ANSWER_FIRST),
+        PromptFormat("chat/2", _asking(_QUOTED_FORM), QUOTE_FIRST),
+        PromptFormat("chat/3", _asking(_RIGHT_FIRST_FORM), RIGHT_FIRST),
+        PromptFormat("chat/4", _asking(_ANSWER_FIRST_FORM), ANSWER_FIRST),
     )
 }
 

@@ -1,7 +1,7 @@
 """Does the passage prove the key? The base model itself answers each candidate, and decides.
 
 The bare base reads a question well that its fine-tuned self has written badly: it is asked with the
-passage, in all rotations of the options, in the same batches as everything else.
+passage, in two or all four rotations of the options, in the same batches as everything else.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mcq.confidence import VERIFIED, Signals, confidence, signals_of
 from mcq.language import Language
 from mcq.question import Check, Question
-from mcq.reader import CHOICES, ROTATIONS, option_probabilities, reader_prompts
+from mcq.reader import CHOICES, option_probabilities, reader_prompts
 from service.backends.base import Backend, ScoreRequest
 
 
@@ -51,7 +51,7 @@ class Verifier:
         logprobs: Sequence[float | None],
         context: str,
         language: Language,
-        rotations: int = ROTATIONS,
+        rotations: int,
     ) -> list[Verdict]:
         """One verdict for each question, in order; all of them in one call of the backend.
 

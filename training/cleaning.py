@@ -79,21 +79,19 @@ def load_examples(
     rng = random.Random(config.shuffle_seed)
     seen: set[str] = set()
     validation = [
-        example for source in config.validation for example in _load_source(source, report, seen)
+        example
+        for source in config.validation
+        for example in _load_source(source, report, seen, faulty)
     ]
     held = {passage_key(context): "evaluation" for context in held_out}
     validation_keys = {passage_key(example.context): "validation" for example in validation}
     train: list[Example] = []
     for source in config.train:
         kept: list[Example] = []
-        for example in _load_source(source, report, seen):
+        for example in _load_source(source, report, seen, faulty):
             if config.questions == "recall" and not is_recall(example):
                 report.kept[source.path] -= 1
                 report.drop("not_recall", example.place, example.question.question)
-                continue
-            if example.label not in ("", "right") and not faulty:
-                report.kept[source.path] -= 1
-                report.drop("labelled_wrong", example.place, f"its label is {example.label!r}")
                 continue
             leak = {**validation_keys, **held}.get(passage_key(example.context))
             if leak is None:
@@ -110,7 +108,9 @@ def load_examples(
     return Split(tuple(train), tuple(validation), report)
 
 
-def _load_source(source: SourceConfig, report: CleaningReport, seen: set[str]) -> list[Example]:
+def _load_source(
+    source: SourceConfig, report: CleaningReport, seen: set[str], faulty: bool
+) -> list[Example]:
     columns = resolve_columns(source.columns, source.path)
     language: Language | None = None if source.language == "auto" else source.language
     kept: list[Example] = []
@@ -121,6 +121,9 @@ def _load_source(source: SourceConfig, report: CleaningReport, seen: set[str]) -
         report.read[source.path] += 1
         example = _clean(row, columns, language, report)
         if example is None:
+            continue
+        if example.label not in ("", "right") and not faulty:
+            report.drop("labelled_wrong", row.place, f"its label is {example.label!r}")
             continue
         twin = _question_key(example)
         if twin in seen:

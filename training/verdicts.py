@@ -51,11 +51,12 @@ def cases(examples: Sequence[Example], seed: int) -> list[Case]:
     rng = random.Random(seed)
     result: list[Case] = []
     kinds = list(_DAMAGES)
+    authored = [example for example in examples if not example.label]
     for number, example in enumerate(examples):
         if example.label:
             result += _labelled(example, rng)
             continue
-        others = _others(example, examples, rng)
+        others = _others(example, authored, rng)
         result.append(_case(example, rng))
         result.append(_wrong_key(example, rng))
         for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:

@@ -266,7 +266,7 @@ class Engine:
                 sequence.scores = tuple(launched.scores(index))
                 self._end(sequence, "stop")
                 continue
-            sequence.logprob += logprob
+            sequence.news_logprob += logprob
             if (
                 self._take(sequence, token, state)
                 and self._config.jump_forward
@@ -346,17 +346,7 @@ class Engine:
     def _report(self, sequence: Sequence) -> None:
         if not sequence.news and not sequence.is_over:
             return
-        output = Output(
-            sequence.index,
-            tuple(sequence.news),
-            sequence.finish,
-            sequence.error,
-            sequence.scores,
-            sequence.logprob,
-        )
-        sequence.news.clear()
-        sequence.logprob = 0.0
-        self._news.setdefault(sequence.ticket, []).append(output)
+        self._news.setdefault(sequence.ticket, []).append(sequence.take_news())
 
     def _tell(self) -> None:
         """Tell listeners what is new; one call per request, so that waking them stays cheap."""

@@ -94,8 +94,7 @@ class Sequence:
     launched: int = 0
     """Steps whose tokens have not been read yet."""
     news: list[int] = field(default_factory=list[int])
-    logprob: float = 0.0
-    """Of the news."""
+    news_logprob: float = 0.0
 
     @property
     def request(self) -> EngineRequest:
@@ -113,6 +112,20 @@ class Sequence:
     @property
     def lora_number(self) -> int:
         return 0 if self.lora is None else self.lora.number
+
+    def take_news(self) -> Output:
+        """What was not told yet, which counts as told then."""
+        output = Output(
+            self.index,
+            tuple(self.news),
+            self.finish,
+            self.error,
+            self.scores,
+            self.news_logprob,
+        )
+        self.news.clear()
+        self.news_logprob = 0.0
+        return output
 
     @property
     def seed(self) -> int:

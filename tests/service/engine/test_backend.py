@@ -180,3 +180,13 @@ async def test_a_candidate_that_is_not_wanted_ends_alone(backend: EngineBackend)
     assert (texts[0], texts[2]) == (whole[0], whole[2])
     assert whole[1].startswith(texts[1])
     assert len(texts[1]) < len(whole[1])
+
+
+@pytest.mark.parametrize("text", ["Đáp án:", "Một dòng.\nĐáp án:", "Dòng\n\nA\nAnswer", "x\n"])
+async def test_choices_are_spelt_as_if_each_were_read_with_the_whole_text(
+    backend: EngineBackend, tiny: Path, text: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    for choices in (CHOICES, ("A", "BC", "\nD")):
+        whole = [tokenizer(text + c, add_special_tokens=False)["input_ids"] for c in choices]
+        assert backend._spell(text, choices, False) == whole
