@@ -98,14 +98,21 @@ class Unlettered:
 
     def render(self, question: Question, language: Language, quote: str = "") -> str:
         """The question without letters; the order of the wrong options is kept."""
+        lines = self._leading(question, language, quote)
+        lines += [f"{WRONG_LABEL[language]} {text}" for text in question.distractors]
+        return "\n".join(lines) + "\n"
+
+    def opening(self, question: Question, language: Language, quote: str = "") -> str:
+        """The same up to where the first wrong option would be written."""
+        return "\n".join([*self._leading(question, language, quote), WRONG_LABEL[language]])
+
+    def _leading(self, question: Question, language: Language, quote: str) -> list[str]:
         said: dict[Lead, str] = {
             "quote": quote,
             "question": question.question,
             "right": question.key_text,
         }
-        lines = [f"{LEAD_LABEL[lead][language]} {said[lead]}" for lead in self.leads]
-        lines += [f"{WRONG_LABEL[language]} {text}" for text in question.distractors]
-        return "\n".join(lines) + "\n"
+        return [f"{LEAD_LABEL[lead][language]} {said[lead]}" for lead in self.leads]
 
     def parse(self, text: str, language: Language) -> Question:
         """The question, with letters given by its own digest (`mcq.shuffling.arranged`)."""

@@ -15,6 +15,7 @@ verbs:
   python -m training evaluate …              judge adapters by the questions they write
   python -m training sample ADAPTER FILE …   many judged candidates for each passage
   python -m training select FILE …           preference pairs out of them
+  python -m training contrast ADAPTER FILE … preference pairs that differ in their wrong options
   python -m training register RUN            register a run that was made elsewhere
   python -m training push RUN ORG/NAME       send an adapter to the Hub, with a model card
 
@@ -48,6 +49,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "evaluate": commands.evaluate,
         "sample": commands.sample,
         "select": commands.select,
+        "contrast": commands.contrast,
         "register": commands.register,
         "push": commands.push,
     }

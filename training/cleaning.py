@@ -181,4 +181,7 @@ def passage_key(text: str) -> str:
 
 
 def _question_key(example: Example) -> str:
-    return f"{passage_key(example.context)}|{passage_key(example.question.question)}"
+    key = f"{passage_key(example.context)}|{passage_key(example.question.question)}"
+    if example.label:  # models are asked for other options to the same stem
+        key += "|" + passage_key(" ".join(sorted(example.question.options.values())))
+    return key

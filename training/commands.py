@@ -1,4 +1,4 @@
-"""The verbs besides training itself: data, plan, evaluate, sample, select, register, push."""
+"""The verbs besides training itself: data, plan, evaluate, sample, select, contrast, register, …"""
 
 import argparse
 from pathlib import Path
@@ -118,6 +118,33 @@ def select(arguments: list[str]) -> int:
         licence=options.licence,
     )
     print(json.dumps(found, ensure_ascii=False, indent=1))
+    return 0
+
+
+def contrast(arguments: list[str]) -> int:
+    """Make preference pairs that differ in their wrong options alone."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training contrast",
+        description="Let an adapter write wrong options to authors' stems and right options, and "
+        "set them against the authors' own, for preference tuning.",
+    )
+    parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, or a run or adapter folder")
+    parser.add_argument("output", type=Path, help="a .jsonl file")
+    parser.add_argument("--data", nargs="+", required=True, help="files of questions")
+    parser.add_argument("--questions", choices=("all", "recall"), default="all")
+    parser.add_argument("--n", type=int, default=2, help="draws for each question")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
+    parser.add_argument("--registry", default="var/registry")
+    parser.add_argument("--batch-size", type=int, default=8, help="completions at once")
+    options = parser.parse_args(arguments)
+
+    from training.compare import contrast as draw
+
+    for reason, count in draw(options).items():
+        print(f"{count} pairs rejected for {reason}")
+    print(f"Written to {options.output}")
     return 0
 
 

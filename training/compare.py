@@ -81,6 +81,33 @@ def sample(options: Any) -> int:
     )
 
 
+def contrast(options: Any) -> dict[str, int]:
+    """Let an adapter write wrong options to authors' questions; returns the reasons' counts."""
+    from training.cleaning import load_examples
+    from training.contrast import contrast as draw
+    from training.model import load_base
+    from training.rows import Renderer
+
+    data = DataConfig(
+        train=tuple(SourceConfig(path=path) for path in options.data),
+        questions=options.questions,
+        validation_share=0.0,
+    )
+    examples = load_examples(data).train
+    directory, precision, format_name = locate(options.adapter, options)
+    base = load_base(base_config(options.base, precision == "nf4", format_name))
+    return draw(
+        base.model if directory is None else attach(base, directory),
+        Renderer(base.tokenizer, format_name),
+        examples,
+        options.output,
+        n=options.n,
+        temperature=options.temperature,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+
+
 def locate(ref: str, options: Any) -> tuple[Path | None, str, str]:
     """Directory (None for the bare base), precision and prompt format of what a user named."""
     if ref == "base":

@@ -21,6 +21,8 @@ class Ask:
     context: str
     language: Language
     avoid: tuple[str, ...] = ()
+    begun: str = ""
+    """How the completion begins already; what is generated goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,17 @@ def generate(
     seed: int = 0,
     constrained: bool = False,
 ) -> list[list[Completion]]:
-    """`n` completions of each ask, in the order of the asks; greedy at temperature 0."""
+    """`n` completions of each ask, in the order of the asks; greedy at temperature 0.
+
+    A completion that had begun is returned whole, and counts the tokens that were added.
+    """
     import torch
 
-    prompts = [
-        renderer.prompt_ids(renderer.format.render(a.context, a.language, a.avoid)) for a in asks
-    ]
+    prompts = prompts_of(
+        [renderer.format.render(a.context, a.language, a.avoid) for a in asks],
+        renderer,
+        [a.begun for a in asks],
+    )
     order = sorted(range(len(asks)), key=lambda i: len(prompts[i]))
     results: list[list[Completion]] = [[] for _ in asks]
     torch.manual_seed(seed)
@@ -77,16 +84,17 @@ def generate(
             )
             new = output[:, batch["input_ids"].shape[1] :].tolist()
             for place, ids in enumerate(new):
-                results[chosen[place // n]].append(_completion(ids, renderer))
+                index = chosen[place // n]
+                results[index].append(_completion(ids, renderer, asks[index].begun))
     return results
 
 
-def _completion(ids: list[int], renderer: Renderer) -> Completion:
+def _completion(ids: list[int], renderer: Renderer, begun: str = "") -> Completion:
     ends = end_ids(renderer)
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     kept = ids if stop is None else ids[:stop]
     tokenizer: Any = renderer.tokenizer
-    return Completion(tokenizer.decode(kept), len(kept), stop is not None)
+    return Completion(begun + tokenizer.decode(kept), len(kept), stop is not None)
 
 
 def end_ids(renderer: Renderer) -> tuple[int, ...]:
