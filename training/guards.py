@@ -192,6 +192,15 @@ def _many_epochs(config: TrainingConfig) -> tuple[Literal["warn", "refuse"], str
     return None
 
 
+def _layers_alone(config: TrainingConfig) -> tuple[Literal["warn", "refuse"], str] | None:
+    if config.fit.fused_layers and not config.fit.fused_lora:
+        return "refuse", (
+            "fused_layers is built on fused_lora and would be left out without a word; "
+            "set fused_lora: true, or fused_layers: false"
+        )
+    return None
+
+
 GUARDS: Mapping[str, tuple[_Guard, str]] = {
     "weak_scale": (_weak_scale, "rsLoRA, arXiv 2312.03732"),
     "rank_collapse": (_rank_collapse, "rsLoRA, arXiv 2312.03732; docs/training.md"),
@@ -205,5 +214,6 @@ GUARDS: Mapping[str, tuple[_Guard, str]] = {
     "quantized_again": (_quantized_again, "unsloth #416, #880; docs/training.md, merging"),
     "needless_quantization": (_needless_quantization, "H2O LLM Studio figures; open-instruct #109"),
     "many_epochs": (_many_epochs, "docs/training.md"),
+    "layers_alone": (_layers_alone, "training/fit.py"),
 }
 """Name to guard and where its claim comes from."""

@@ -76,6 +76,11 @@ class JudgedItem:
     extra: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
+    def repeats_option(self) -> bool:
+        """In the right form, but two of its options say the same."""
+        return "say the same" in self.malformed_detail
+
+    @property
     def reader_right(self) -> bool:
         """The reader with the passage chooses the key."""
         return _chooses_key(self.question, self.with_context)
@@ -159,6 +164,8 @@ def summarize(items: Sequence[JudgedItem], known_stems: Iterable[str] = ()) -> d
     Args:
         items: One or more completions for each passage.
         known_stems: Stems of the training data, to see what was learned by heart.
+
+    `well_formed` asks for the form alone, `valid_format` for four different options as well.
     """
     valid = [item for item in items if item.question is not None]
     questions = [item.question for item in valid if item.question is not None]
@@ -167,8 +174,9 @@ def summarize(items: Sequence[JudgedItem], known_stems: Iterable[str] = ()) -> d
     result: dict[str, Any] = {
         "completions": len(items),
         "valid_format": Rate.over(item.question is not None for item in items),
+        "well_formed": Rate.over(i.question is not None or i.repeats_option for i in items),
         "stops": Rate.over(item.stopped for item in items),
-        "distinct_options": Rate.over("say the same" not in i.malformed_detail for i in items),
+        "distinct_options": Rate.over(not item.repeats_option for item in items),
         "key_strictly_longest": Rate.over(map(key_strictly_longest, questions)),
         "evidence_found": Rate.over(item.has_evidence for item in valid),
         "right_language": Rate.over(item.language_ok for item in valid),

@@ -12,6 +12,7 @@ from training.metrics import JudgedItem, Rate
 
 ROWS: tuple[tuple[str, str], ...] = (
     ("valid_format", "valid format"),
+    ("well_formed", "well formed, options aside"),
     ("stops", "stops by itself"),
     ("distinct_options", "four distinct options"),
     ("evidence_found", "evidence found"),

@@ -24,6 +24,7 @@ Make = Callable[..., TrainingConfig]
         ("half_precision", {"fit": {"precision": "fp16"}}),
         ("quantized_again", {"base": "hf:someone/Qwen-7B-bnb-4bit"}),
         ("needless_quantization", {"base": "hf:x/y-0.5B", "method": {"quantization": "nf4"}}),
+        ("layers_alone", {"fit": {"fused_layers": True, "fused_lora": False}}),
         ("many_epochs", {"fit": {"num_train_epochs": 12, "max_steps": -1}}),
         (
             "fast_embeddings",

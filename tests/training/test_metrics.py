@@ -45,6 +45,7 @@ def test_shares_are_over_the_right_items() -> None:
     repeated = GOOD.replace("90 độ C", "100 độ C")
     figures = summarize([item(GOOD), item(GOOD), item(repeated), item("")])
     assert figures["valid_format"].count == 2
+    assert figures["well_formed"].count == 3
     assert figures["distinct_options"].count == 3
     assert figures["near_duplicate_stems"].count == 1
     assert figures["evidence_found"] == Rate.over([True, True])
