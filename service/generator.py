@@ -7,24 +7,23 @@ what is missing in the end is counted with its reasons.
 import random
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from contextlib import AsyncExitStack, aclosing
 
 from mcq.checks import run_checks
 from mcq.confidence import VERIFIED
 from mcq.evidence import find_evidence
 from mcq.flaws import is_blocked
 from mcq.language import Language
-from mcq.question import Question
+from mcq.question import Question, comparable
 from mcq.shuffling import balanced
 from service.adapters import AdapterCache
 from service.backends.base import Backend
-from service.candidates import Candidate, CandidateSource, Tally
+from service.candidates import CandidateSource, Tally
 from service.merged import MergedModels
 from service.metrics import Metrics
 from service.planning import BARE_BASE, Plan, Planner
 from service.schema import GenerateDone, GenerateRequest, Usage
-from service.verifier import Verdict, Verifier
+from service.verifier import Verdict, Verifier, at_most
 
 
 class QuestionGenerator:
@@ -95,30 +94,32 @@ class QuestionGenerator:
         A pool serves several questions as long as they rest on different evidence; for what is
         missing then, the next pool is drawn with these in its prompt.
         """
-        pool: list[Candidate] = []
+        pool: list[tuple[Question, float | None]] = []
+        texts: set[str] = set()
+        language = plan.start.language
         left = plan.max_candidates - tally.candidates
         async for candidate in source.draw(min(plan.candidates_per_question, left)):
-            question = checked(candidate.question, plan.context, plan.start.language)
+            question = checked(candidate.question, plan.context, language)
             if is_blocked(check.name for check in question.checks if not check.passed):
                 source.drop("flawed")
-            else:
-                pool.append(replace(candidate, question=question))
-        questions = [candidate.question for candidate in pool]
-        verdicts = await self._verifier.judge(
-            questions,
-            [c.logprob for c in pool],
-            plan.context,
-            plan.start.language,
-            plan.rotations,
-        )
-        ranked = sorted(zip(questions, verdicts, strict=True), key=_rank, reverse=True)
-        for question, verdict in ranked:
-            if verdict.confidence < VERIFIED:
-                source.drop("not_verified")
-            elif source.is_known(question) or _rests_on_used_evidence(question, tally):
+            elif (text := _said(question)) in texts:
                 source.drop("duplicate")
-            elif len(tally.accepted) < plan.request.n:
-                yield with_verdict(balanced(question, tally.keys, rng), verdict)
+            elif at_most(question, plan.context, candidate.logprob) < VERIFIED:
+                source.drop("not_verified")
+            else:
+                texts.add(text)
+                pool.append((question, candidate.logprob))
+        ranked = self._verifier.best_first(pool, plan.context, language, plan.rotations)
+        async with aclosing(ranked):
+            async for question, verdict in ranked:
+                if verdict.confidence < VERIFIED:
+                    source.drop("not_verified")
+                elif source.is_known(question) or _rests_on_used_evidence(question, tally):
+                    source.drop("duplicate")
+                else:
+                    yield with_verdict(balanced(question, tally.keys, rng), verdict)
+                    if len(tally.accepted) == plan.request.n:
+                        return
 
     def _done(self, plan: Plan, tally: Tally) -> GenerateDone:
         name = plan.version.name if plan.version else BARE_BASE
@@ -153,9 +154,10 @@ def with_verdict(question: Question, verdict: Verdict) -> Question:
     return question.model_copy(update={"checks": (*question.checks, *verdict.checks)})
 
 
-def _rank(judged: tuple[Question, Verdict]) -> tuple[float, int]:
-    question, verdict = judged
-    return verdict.confidence, sum(check.passed for check in question.checks)
+def _said(question: Question) -> str:
+    """What two candidates share that differ in nothing but the order of their options."""
+    wrong = sorted(map(comparable, question.distractors))
+    return "\n".join([comparable(question.question), comparable(question.key_text), *wrong])
 
 
 def _rests_on_used_evidence(question: Question, tally: Tally) -> bool:

@@ -1,15 +1,21 @@
 """`quality`: candidates are drawn, judged by the reader, and the best that hold are returned."""
 
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from mcq.question import LETTERS
-from service.backends.base import ScoreRequest
+from mcq.parsing import parse_completion
+from mcq.question import LETTERS, Question
+from service.backends.base import CompletionDelta, CompletionRequest, ScoreRequest
+from service.verifier import Verifier
 from tests.service.conftest import Serving
 from tests.service.scripted_backend import ScriptedBackend
+
+CONTEXT = "RAM giữ tạm dữ liệu đang được xử lí và mất nội dung khi tắt nguồn."
 
 
 def item(stem: str, right: str, key: str = "A") -> str:
@@ -70,7 +76,41 @@ async def test_what_the_reader_doubts_is_withheld_and_counted(
     backend = ReadingBackend([WRONG, SPEED], {"sai b Ổ": 4.0})
     body = await ask(serving, backend, context_vi, quality="balanced")
     assert (body["questions"], body["shortfall"]) == ([], 1)
-    assert body["shortfall_reasons"]["not_verified"] == 4
+    assert body["shortfall_reasons"] == {"not_verified": 2, "duplicate": 2}
+    assert backend.scored == 2 * 2, "what is drawn again is not read again"
+
+
+async def test_candidates_are_read_only_as_far_as_they_could_be_the_best() -> None:
+    rng = random.Random(3)
+    stems = [f"Câu thứ {i} hỏi điều gì?" for i in range(40)]
+    beliefs = {f"đúng {i}": rng.uniform(-2, 6) for i in range(40)}
+    backend = ReadingBackend([], beliefs)
+    verifier = Verifier(backend)
+    drawn: list[tuple[Question, float | None]] = [
+        (parse_completion(item(stem, right), "vi"), -rng.uniform(5, 40))
+        for stem, right in zip(stems, beliefs, strict=True)
+    ]
+    whole = [pair async for pair in verifier.best_first(drawn, CONTEXT, "vi", 2)]
+    confidences = [verdict.confidence for _, verdict in whole]
+    assert confidences == sorted(confidences, reverse=True)
+    assert backend.scored == 40 * 2
+
+    backend.scored = 0
+    best = await anext(verifier.best_first(drawn, CONTEXT, "vi", 2))
+    assert best[0] == whole[0][0], "the same as if all had been read"
+    assert backend.scored <= 40
+
+
+async def test_what_no_reader_could_save_is_not_read(serving: Serving, context_vi: str) -> None:
+    class Unlikely(ReadingBackend):
+        async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionDelta]:
+            async for delta in super().complete(request):
+                yield replace(delta, logprob=-90.0)
+
+    backend = Unlikely([MEMORY], {"Bị mất": 9.0})
+    body = await ask(serving, backend, context_vi, quality="balanced")
+    assert (body["questions"], backend.scored) == ([], 0)
+    assert body["shortfall_reasons"] == {"not_verified": 4}
 
 
 async def test_the_reader_sees_every_rotation_of_the_options(
