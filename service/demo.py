@@ -52,12 +52,13 @@ def main() -> int:
 
             step("Base model", BASE_MODEL)
             prepare_base(BASE_MODEL)
-        step("Adapter", import_adapter())
+        adapter = import_adapter()
+        step("Adapter", adapter or "none is bundled: the bare base model answers")
         port = free_port()
         step("Service", f"http://127.0.0.1:{port} (backend {arguments.backend})")
         with running_service(arguments.backend, port) as base_url:
             quality = "fast" if arguments.backend == "echo" else arguments.quality
-            count = ask(base_url, arguments.context, arguments.n, quality)
+            count = ask(base_url, arguments.context, arguments.n, quality, adapter)
     except (McqError, httpx.HTTPError, OSError) as error:
         print(f"python -m service.demo: {error}", file=sys.stderr)
         return 1
@@ -71,15 +72,18 @@ def step(name: str, text: str) -> None:
     sys.stdout.flush()
 
 
-def import_adapter() -> str:
-    """Put the bundled adapter into the local registry; does nothing if it is there."""
+def import_adapter() -> str | None:
+    """Put the bundled adapter into the local registry, if it is not there; its name and number.
+
+    The registry may hold newer versions, of the user's own: the demo shows what is bundled.
+    """
     from model_registry import ModelRegistry
 
     if not ADAPTER.is_dir():
-        return "none is bundled: the bare base model answers"
+        return None
     with ModelRegistry.open(REGISTRY) as registry:
         version = registry.import_directory(ADAPTER)
-        return f"{version.name}/{version.number} {version.digest[:19]}… in {REGISTRY}"
+        return f"{version.name}/{version.number}"
 
 
 class running_service:  # noqa: N801 read as a verb
@@ -95,8 +99,6 @@ class running_service:  # noqa: N801 read as a verb
             "MCQ_REGISTRY": str(REGISTRY),
             "MCQ_LOG_FORMAT": "text",
         }
-        if ADAPTER.is_dir():
-            self._environment["MCQ_DEFAULT_ADAPTER"] = ADAPTER.name
 
     def __enter__(self) -> str:
         self._log.parent.mkdir(exist_ok=True)
@@ -140,13 +142,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ask(base_url: str, context: str, n: int, quality: str) -> int:
+def ask(base_url: str, context: str, n: int, quality: str, adapter: str | None) -> int:
     """Send the paragraph, print each question as it arrives, and return how many came."""
     print(f"\n{context}\n")
     count = 0
-    for name, data in events(
-        base_url, {"context": context, "n": n, "quality": quality, "seed": _SEED}
-    ):
+    body: dict[str, Any] = {"context": context, "n": n, "quality": quality, "seed": _SEED}
+    if adapter is not None:
+        body["adapter"] = adapter
+    for name, data in events(base_url, body):
         match name:
             case "question":
                 count += 1
