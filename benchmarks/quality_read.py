@@ -100,7 +100,7 @@ def plot(found: Sequence[Way], path: Path) -> None:
         axis.barh(names, other, left=right, color="#b3261e", label="not right")
         axis.set_title(f"{name}: of 100 passages")
         axis.set_xlim(0, 100)
-    axes[0].legend(loc="lower right")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
