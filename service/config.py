@@ -88,8 +88,8 @@ class ServiceConfig(BaseSettings):
     """How many completions may be drawn for one question before it counts as a shortfall."""
 
     candidates_balanced: PositiveInt = 8
-    """How many completions are begun for one question of `quality: balanced`; two thirds of them
-    end after a few words."""
+    """How many completions are begun for one question of `quality: balanced`; those that cannot be
+    verified end after a few words."""
 
     candidates_best: PositiveInt = 32
     """How many completions are begun for one question of `quality: best`."""

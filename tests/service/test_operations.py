@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -130,10 +131,14 @@ def test_misspelt_settings_are_refused_with_a_hint() -> None:
     check_environment({"MCQ_PORT": "1", "PATH": ""})
 
 
-def test_every_setting_is_documented() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    missing = [n for n in ServiceConfig.model_fields if f"`MCQ_{n.upper()}`" not in text]
-    assert missing == []
+    documented = dict(re.findall(r"^\| `MCQ_([A-Z_0-9]+)` \| (?:`([^`]*)`|unset) \|", text, re.M))
+    defaults = {
+        name.upper(): "" if field.default is None else str(field.default)
+        for name, field in ServiceConfig.model_fields.items()
+    }
+    assert documented == defaults
 
 
 def start(tmp_path: Path, **settings: str) -> subprocess.Popen[str]:
