@@ -50,7 +50,8 @@ def generate(
 ) -> list[list[Completion]]:
     """`n` completions of each ask, in the order of the asks; greedy at temperature 0.
 
-    A completion that had begun is returned whole, and counts the tokens that were added.
+    A completion that had begun is returned whole, and counts the tokens that were added; the
+    grammar knows none, so `constrained` is for completions that have not begun.
     """
     import torch
 
