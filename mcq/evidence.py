@@ -1,7 +1,7 @@
 """Where in the context the key is proved: one sentence, or two neighbours, found by their words.
 
-Words are weighted by how rare they are among the passage's sentences; the key's count most, the
-stem's help to choose. A span that holds too little of both proves nothing and is not shown.
+Words are weighted by how rare they are among the passage's sentences; those of the key count together
+as much as those of the stem. A span that holds too little of both proves nothing and is not shown.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from functools import lru_cache
 from mcq.question import Evidence, Question
 from mcq.words import content_words, sentences, words
 
-_MIN_SCORE = 0.4
+_MIN_SCORE = 0.45
 _NEIGHBOUR_GAIN = 0.15
 """How much better two sentences must fit than one to be shown together.
 
@@ -23,8 +23,6 @@ _NEIGHBOUR_GAIN = 0.15
 proof, a span is found for 95 %, nine of ten of them cover it, and 3 % of the questions find one in
 a passage that is not theirs.
 """
-
-_STEM_WEIGHT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def find_evidence(context: str, question: Question) -> Evidence | None:
     stem = passage.weigh(content_words(question.question))
 
     def score(span: _Span) -> float:
-        return _coverage(key, span.words) + _STEM_WEIGHT * _coverage(stem, span.words)
+        return _coverage(key, span.words) + _coverage(stem, span.words)
 
     scored = [(score(span), span) for span in passage.sentences]
     best_score, best = max(scored, key=lambda pair: pair[0])

@@ -66,6 +66,18 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def _add_drawing(parser: argparse.ArgumentParser, n: int) -> None:
+    """Who writes, how, and where to; `n` is how often for each passage or question."""
+    parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, or a run or adapter folder")
+    parser.add_argument("output", type=Path, help="a .jsonl file")
+    parser.add_argument("--n", type=int, default=n, help="draws for each one")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
+    parser.add_argument("--registry", default="var/registry")
+    parser.add_argument("--batch-size", type=int, default=8, help="completions at once")
+
+
 def sample(arguments: list[str]) -> int:
     """Draw many candidates for each passage and judge them."""
     parser = argparse.ArgumentParser(
@@ -73,16 +85,9 @@ def sample(arguments: list[str]) -> int:
         description="Draw several questions for each passage with an adapter, judge them by rules "
         "and by the bare base, and write them as JSON Lines; goes on where it was stopped.",
     )
-    parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, or a run or adapter folder")
-    parser.add_argument("output", type=Path, help="a .jsonl file")
+    _add_drawing(parser, n=8)
     parser.add_argument("--contexts", nargs="+", required=True, help="files with a column context")
     parser.add_argument("--use", default=None, help="passages of the files with this `use`")
-    parser.add_argument("--n", type=int, default=8, help="candidates for each passage")
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
-    parser.add_argument("--registry", default="var/registry")
-    parser.add_argument("--batch-size", type=int, default=8, help="completions at once")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--reader-tokens", type=int, default=4096, help="in a batch of the reader")
     parser.add_argument("--rotations", type=int, choices=(1, 2, 4), default=4, help="of the reader")
@@ -128,16 +133,9 @@ def contrast(arguments: list[str]) -> int:
         description="Let an adapter write wrong options to authors' stems and right options, and "
         "set them against the authors' own, for preference tuning.",
     )
-    parser.add_argument("adapter", help="NAME, NAME/3, NAME@alias, or a run or adapter folder")
-    parser.add_argument("output", type=Path, help="a .jsonl file")
+    _add_drawing(parser, n=2)
     parser.add_argument("--data", nargs="+", required=True, help="files of questions")
     parser.add_argument("--questions", choices=("all", "recall"), default="all")
-    parser.add_argument("--n", type=int, default=2, help="draws for each question")
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--base", default="embedded:qwen2.5-coder-1.5b-instruct")
-    parser.add_argument("--registry", default="var/registry")
-    parser.add_argument("--batch-size", type=int, default=8, help="completions at once")
     options = parser.parse_args(arguments)
 
     from training.compare import contrast as draw

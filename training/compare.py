@@ -55,20 +55,15 @@ def compare(options: Any) -> str:
 
 def sample(options: Any) -> int:
     """Draw and judge candidates as the command line says; returns how many were written."""
-    from training.model import load_base
-    from training.rows import Renderer
     from training.sampling import sample as draw
 
-    directory, precision, format_name = locate(options.adapter, options)
     passages = [
         passage
         for path in options.contexts
         for passage in load_passages(EvaluationConfig(contexts=path, use=options.use))
     ]
-    base = load_base(base_config(options.base, precision == "nf4", format_name))
     return draw(
-        base.model if directory is None else attach(base, directory),
-        Renderer(base.tokenizer, format_name),
+        *_writer(options),
         passages,
         options.output,
         n=options.n,
@@ -85,27 +80,32 @@ def contrast(options: Any) -> dict[str, int]:
     """Let an adapter write wrong options to authors' questions; returns the reasons' counts."""
     from training.cleaning import load_examples
     from training.contrast import contrast as draw
-    from training.model import load_base
-    from training.rows import Renderer
 
     data = DataConfig(
         train=tuple(SourceConfig(path=path) for path in options.data),
         questions=options.questions,
         validation_share=0.0,
     )
-    examples = load_examples(data).train
-    directory, precision, format_name = locate(options.adapter, options)
-    base = load_base(base_config(options.base, precision == "nf4", format_name))
     return draw(
-        base.model if directory is None else attach(base, directory),
-        Renderer(base.tokenizer, format_name),
-        examples,
+        *_writer(options),
+        load_examples(data).train,
         options.output,
         n=options.n,
         temperature=options.temperature,
         seed=options.seed,
         batch_size=options.batch_size,
     )
+
+
+def _writer(options: Any) -> tuple[Any, Any]:
+    """The model that writes with the named adapter, and its renderer."""
+    from training.model import load_base
+    from training.rows import Renderer
+
+    directory, precision, format_name = locate(options.adapter, options)
+    base = load_base(base_config(options.base, precision == "nf4", format_name))
+    model = base.model if directory is None else attach(base, directory)
+    return model, Renderer(base.tokenizer, format_name)
 
 
 def locate(ref: str, options: Any) -> tuple[Path | None, str, str]:

@@ -64,3 +64,23 @@ def test_abbreviations_and_initials_do_not_end_a_sentence() -> None:
     assert [s.text for s in sentences(text)] == [
         "Ông sống ở TP. Hồ Chí Minh.", "GS. Nguyễn Văn A. dạy toán.", "Năm 1990 ông nghỉ.",
     ]  # fmt: skip
+
+
+def test_a_sentence_that_only_names_the_key_gives_way_to_the_one_that_says_it() -> None:
+    context = (
+        "Bộ nhớ RAM là nơi máy tính giữ tạm dữ liệu. Ổ đĩa cứng lưu dữ liệu lâu dài. Khi người dùng "
+        "mở một tệp văn bản, hệ điều hành chép nội dung tệp từ ổ đĩa vào RAM để chỉnh sửa."
+    )
+    question = Question(
+        question="Khi người dùng mở một tệp văn bản, nội dung tệp được chép vào đâu?",
+        options={
+            "A": "Vào bộ nhớ SSD",
+            "B": "Vào bộ nhớ RAM",
+            "C": "Vào mạng",
+            "D": "Vào màn hình",
+        },
+        key="B",
+    )
+    evidence = find_evidence(context, question)
+    assert evidence is not None
+    assert evidence.text.startswith("Khi người dùng")
