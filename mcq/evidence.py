@@ -1,7 +1,7 @@
 """Where in the context the key is proved: one sentence, or two neighbours, found by their words.
 
-Words are weighted by how rare they are among the passage's sentences; those of the key count together
-as much as those of the stem. A span that holds too little of both proves nothing and is not shown.
+Words are weighted by how rare they are among the passage's sentences; the key's together count as
+much as the stem's. A span that holds too little of both proves nothing and is not shown.
 """
 
 import itertools

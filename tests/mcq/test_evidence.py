@@ -7,8 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcq.evidence import find_evidence
-from mcq.question import Question
+from mcq.question import Letter, Question
 from mcq.words import fold, sentences, words
+
+CONTEXT = (
+    "Bộ nhớ RAM là nơi máy tính giữ tạm chương trình và dữ liệu đang được xử lí. RAM có tốc "
+    "độ đọc, ghi nhanh hơn ổ đĩa rất nhiều, nhưng nội dung của nó bị mất khi máy tắt nguồn. "
+    "Ngược lại, ổ đĩa cứng HDD hoặc ổ thể rắn SSD lưu dữ liệu lâu dài, kể cả khi không có "
+    "điện, song tốc độ truy cập chậm hơn. Khi người dùng mở một tệp văn bản, hệ điều hành "
+    "chép nội dung tệp từ ổ đĩa vào RAM để chỉnh sửa. Nếu mất điện trước khi lưu, những thay "
+    "đổi mới nhất chỉ nằm trong RAM nên sẽ không còn."
+)
 
 
 def about(key: str, stem: str = "Điều gì đúng?") -> Question:
@@ -67,20 +76,13 @@ def test_abbreviations_and_initials_do_not_end_a_sentence() -> None:
 
 
 def test_a_sentence_that_only_names_the_key_gives_way_to_the_one_that_says_it() -> None:
-    context = (
-        "Bộ nhớ RAM là nơi máy tính giữ tạm dữ liệu. Ổ đĩa cứng lưu dữ liệu lâu dài. Khi người dùng "
-        "mở một tệp văn bản, hệ điều hành chép nội dung tệp từ ổ đĩa vào RAM để chỉnh sửa."
-    )
-    question = Question(
-        question="Khi người dùng mở một tệp văn bản, nội dung tệp được chép vào đâu?",
-        options={
-            "A": "Vào bộ nhớ SSD",
-            "B": "Vào bộ nhớ RAM",
-            "C": "Vào mạng",
-            "D": "Vào màn hình",
-        },
-        key="B",
-    )
-    evidence = find_evidence(context, question)
+    options: dict[Letter, str] = {
+        "A": "Vào bộ nhớ SSD",
+        "B": "Vào bộ nhớ RAM",
+        "C": "Vào ổ đĩa cứng",
+        "D": "Vào ổ thể rắn",
+    }
+    stem = "Khi người dùng mở một tệp văn bản, nội dung tệp được chép vào đâu?"
+    evidence = find_evidence(CONTEXT, Question(question=stem, options=options, key="B"))
     assert evidence is not None
     assert evidence.text.startswith("Khi người dùng")
