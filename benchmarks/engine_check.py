@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.engine_workload import Structure, prompts, random_adapter, random_model
 from service.engine.device_state import POSITION, TOKEN
-from service.engine.gpu_runner import GpuRunner, _lora_table
+from service.engine.gpu_runner import GpuRunner, _lora_table, _ranks_of
 from service.engine.loading import GPU
 from service.engine.lora_slots import LoraSlots
 from service.engine.model import prepare_model
@@ -27,7 +27,7 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def check(size: str, *, forked: bool = False) -> dict[str, float]:
+def check(size: str) -> dict[str, float]:
     """Distances of prompts and decode steps, with and without adapters, from plain operators."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -36,7 +36,7 @@ def check(size: str, *, forked: bool = False) -> dict[str, float]:
     model = random_model(size, device, dtype)
     plain = torch.stack([model(torch.tensor([p], device=device)).logits[0, -1] for p in prompt])
     config = replace(GPU, max_sequences=8, max_context=1024, max_adapters=4, max_ranks=96)
-    config = replace(config, compile_layers=False, fork_adapters=forked)
+    config = replace(config, compile_layers=False)
     structure = Structure()
     prepared = prepare_model(model, config)
     lora = LoraSlots(prepared.linears, config.max_adapters, config.max_ranks)
@@ -64,24 +64,29 @@ def check(size: str, *, forked: bool = False) -> dict[str, float]:
             runner.state.integers[part.slot, POSITION] = len(part.tokens) - 1
         runner._slots[:3] = torch.arange(3, device=device)
         seen = {}
-        blocks = _lora_table(table, [1] * 3, DECODE_BLOCK)
+        blocks = _lora_table([_ranks_of(part) for part in table], [1] * 3, DECODE_BLOCK)
         runner._lora_blocks[: len(blocks)] = torch.tensor(blocks, device=device).view(-1, 4)
 
         def keep(logits: Any, slots: Any, sampling: Any, seen: dict[str, Any] = seen) -> None:
             seen["logits"] = logits
 
         cast("Any", runner)._draw = keep
-        runner._decode_rows(3, form != "base", False)
-        result[f"decode, {form}"] = distance(seen["logits"], plain if form == "base" else adapted)
+        for pooled in (True, False) if form == "adapters" else (False,):
+            runner._is_pooled = pooled
+            runner.state.integers[:3, POSITION] = runner.state.tensor([len(p) - 1 for p in prompt])
+            runner._decode_rows(3, form != "base", False)
+            expected = plain if form == "base" else adapted
+            result[f"decode, {form}{', pooled' if pooled else ''}"] = distance(
+                seen["logits"], expected
+            )
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="0.5b")
-    parser.add_argument("--forked", action="store_true")
     args = parser.parse_args()
-    for name, value in check(args.size, forked=args.forked).items():
+    for name, value in check(args.size).items():
         print(f"{name:20} {value:.5f}", flush=True)
 
 

@@ -28,15 +28,14 @@ class Group:
     rank: int = 16
     size: str = "1.5b"
     limit_s: int = 120
-    forked: bool = False
-    """With `EngineConfig.fork_adapters`."""
 
 
 GROUPS = {
-    "first": Group(("throughput", "alone", "loading", "floor", "disk"), limit_s=180),
-    "forked": Group(("mixed", "alone", "floor"), forked=True),
-    "adapters-256": Group(("mixed",), adapters=256),
-    "rank-128": Group(("mixed",), adapters=16, rank=128),
+    "first": Group(
+        ("throughput", "alone", "loading", "floor", "forms", "kernels", "disk"), limit_s=240
+    ),
+    "adapters-256": Group(("mixed", "forms"), adapters=256),
+    "rank-128": Group(("mixed", "forms"), adapters=16, rank=128),
     "7b": Group(("mixed", "alone", "floor"), size="7b", limit_s=150),
     "again": Group(("throughput", "alone")),
 }
@@ -49,7 +48,6 @@ def main() -> None:
     parser.add_argument("--size", help="other shapes for all groups, such as tiny")
     parser.add_argument("--requests", type=int, default=1024)
     parser.add_argument("--cache", type=Path, help="folder of compiled kernels; default: a new one")
-    parser.add_argument("--fork-all", action="store_true", help="the forked form everywhere")
     parser.add_argument("--around", help="command called with `begin` and `end`")
     args = parser.parse_args()
     cache: Path = args.cache or Path(tempfile.mkdtemp(prefix="engine-gpu-"))
@@ -64,7 +62,6 @@ def main() -> None:
         command += ["--rank", str(group.rank), "--cases", *group.cases]
         command += ["--requests", str(args.requests), "--out", str(args.out)]
         command += ["--weights", str(cache / "weights"), "--started", str(time.time())]
-        command += ["--forked"] if group.forked or args.fork_all else []
         command += ["--around", args.around] if args.around else []
         try:
             status = subprocess.run(

@@ -132,7 +132,7 @@ def _decode_steps(s: Session, least: Floor) -> None:
     runner: Any = s.bench.runner
     rows, context = runner.config.max_sequences, 460
     for with_lora in (False, True):
-        graph = runner._graphs.get((rows, with_lora, False))
+        graph = runner._decode_graphs.get((rows, with_lora, False))
         if graph is None:
             continue
         runner._slots.copy_(torch.arange(rows, device=runner.device))
@@ -167,6 +167,23 @@ def loading(s: Session) -> None:
     measure_loading(s.bench, s.rank, s.note)
 
 
+def forms(s: Session) -> None:
+    """Each way of multiplying the adapters' A."""
+    from benchmarks.engine_forms import measure_forms
+
+    runner = s.bench.runner
+    run(s.bench, requests(2 * len(s.adapters), 8, s.adapters))
+    s.bench.engine.call(lambda: measure_forms(runner, len(s.adapters), s.rank, s.note)).result()
+
+
+def kernels(s: Session) -> None:
+    """Where a step's time goes."""
+    from benchmarks.engine_forms import measure_kernels
+
+    runner = s.bench.runner
+    s.bench.engine.call(lambda: measure_kernels(runner, len(s.adapters), s.rank)).result()
+
+
 def disk(s: Session) -> None:
     """Write the weights for a later start, and time reading them."""
     device = s.bench.runner.device
@@ -182,6 +199,8 @@ CASES: dict[str, Callable[[Session], None]] = {
     "alone": alone,
     "floor": floor,
     "loading": loading,
+    "forms": forms,
+    "kernels": kernels,
     "disk": disk,
 }
 
@@ -209,7 +228,6 @@ def open_session(args: argparse.Namespace) -> Session:
         max_adapters=args.adapters,
         max_ranks=args.adapters * args.rank,
         max_queue=args.requests + 8,
-        fork_adapters=args.forked,
     )
     stored = on_gpu and args.group == "again" and (args.weights / "config.json").exists()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -246,7 +264,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--started", type=float, default=time.time())
-    parser.add_argument("--forked", action="store_true")
     parser.add_argument("--around")
     args = parser.parse_args()
     session = open_session(args)

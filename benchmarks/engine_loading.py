@@ -91,7 +91,7 @@ def _from_disk(bench: Bench, digest: str, directory: Path) -> float:
     started = time.perf_counter()
     pinned = bench.runner.device.type == "cuda"
     adapter = read_adapter(digest, directory, bench.shapes, torch.bfloat16, pinned=pinned)
-    bench.engine.probe(digest, adapter).result()
+    bench.engine.probe(digest, adapter).result()()
     return time.perf_counter() - started
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from mcq.grammar import CompletionGrammar, alphabet
 from mcq.prompts import prompt_format
-from service.engine.adapter_files import HostAdapter
+from service.engine.adapter_files import HostAdapter, empty_adapter
 from service.engine.device_grammar import GrammarCompiler, grammar_key
 from service.engine.sequence import EngineRequest
 
@@ -55,15 +55,11 @@ def random_adapter(
     seed: int, rank: int, shapes: dict[str, tuple[int, int]], dtype: torch.dtype, *, pinned: bool
 ) -> HostAdapter:
     """An adapter on all linear layers, as `read_adapter` leaves it in host memory."""
+    sizes = {name: (rank, *shape) for name, shape in shapes.items()}
+    adapter = empty_adapter(f"random-{seed}", sizes, dtype, pinned=pinned)
     generator = torch.Generator().manual_seed(seed)
-    modules = {}
-    for name, (outputs, inputs) in shapes.items():
-        pair = [
-            (torch.randn(rank, size, generator=generator) * 0.01).to(dtype)
-            for size in (inputs, outputs)
-        ]
-        modules[name] = tuple(t.pin_memory() if pinned else t for t in pair)
-    return HostAdapter(f"random-{seed}", rank, modules)
+    adapter.flat.copy_(torch.randn(len(adapter.flat), generator=generator) * 0.01)
+    return adapter
 
 
 def prompts(count: int, seed: int, shared: int = 120, own: tuple[int, int] = (200, 360)):

@@ -246,7 +246,8 @@ class EngineBackend:
                 raise
         try:
             if adapter.digest not in self._probed:
-                if not await asyncio.wrap_future(self._engine.probe(adapter.digest, held)):
+                changes = await asyncio.wrap_future(self._engine.probe(adapter.digest, held))
+                if not await asyncio.to_thread(changes):
                     raise AdapterRejectedError(adapter.engine_name, "it changes nothing")
                 self._probed.add(adapter.digest)
         except BaseException:

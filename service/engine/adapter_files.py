@@ -9,6 +9,7 @@ base model does, with status 200.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -30,13 +31,23 @@ class HostAdapter:
     rank: int
     """The highest of its modules; lower ones use the first of its rows."""
     modules: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    """Module name to A [rank, inputs] and B [rank, outputs]."""
+    """Module name to A [rank, inputs] and B [rank, outputs]: views of `flat`."""
+    flat: torch.Tensor
+    """All of them in one piece, which goes to a device in one copy."""
 
     @property
     def size(self) -> int:
         """Bytes in host memory."""
-        pairs = self.modules.values()
-        return sum(t.numel() * t.element_size() for pair in pairs for t in pair)
+        return self.flat.numel() * self.flat.element_size()
+
+    @cached_property
+    def places(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """Of each module's A (0) and B (1): where it begins in `flat`, and its rank."""
+        return {
+            (name, side): (int(matrix.storage_offset()), len(matrix))
+            for name, pair in self.modules.items()
+            for side, matrix in enumerate(pair)
+        }
 
 
 def read_adapter(
@@ -69,16 +80,47 @@ def read_adapter(
         pairs.setdefault(match["module"], {})[match["side"]] = tensor
     if not pairs:
         raise AdapterRejectedError(name, "it holds no tensors")
-    modules = {}
     for module, pair in pairs.items():
         _check_pair(name, module, pair, shapes[module])
-        scale = _scale(config, module, len(pair["A"]))
-        a = pair["A"].to(dtype).contiguous()
-        b = (pair["B"].float() * scale).to(dtype).t().contiguous()
-        modules[module] = (a.pin_memory(), b.pin_memory()) if pinned else (a, b)
-    if not any(torch.count_nonzero(b) for _, b in modules.values()):
+    sizes = {module: (len(pair["A"]), *shapes[module]) for module, pair in pairs.items()}
+    adapter = empty_adapter(name, sizes, dtype, pinned=pinned)
+    for module, (a, b) in adapter.modules.items():
+        scale = _scale(config, module, len(a))
+        a.copy_(pairs[module]["A"])
+        stored = pairs[module]["B"].t()
+        if stored.dtype == dtype:
+            torch.mul(stored, scale, out=b)
+        else:
+            b.copy_(stored.float() * scale)
+    # Sums are finite only if every number is: one pass without the masks of `isfinite`.
+    if not torch.isfinite(adapter.flat.sum(dtype=torch.float64)):
+        raise AdapterRejectedError(name, _not_finite(adapter))
+    if not any(torch.count_nonzero(b) for _, b in adapter.modules.values()):
         raise AdapterRejectedError(name, "all of its B matrices are zero: it changes nothing")
-    return HostAdapter(name, max(len(a) for a, _ in modules.values()), modules)
+    return adapter
+
+
+def empty_adapter(
+    name: str, sizes: Mapping[str, tuple[int, int, int]], dtype: torch.dtype, *, pinned: bool
+) -> HostAdapter:
+    """Room for an adapter whose modules have these (ranks, outputs, inputs)."""
+    total = sum(rank * (outputs + inputs) for rank, outputs, inputs in sizes.values())
+    flat = torch.empty(total, dtype=dtype, pin_memory=pinned)
+    modules, start = {}, 0
+    for module, (rank, outputs, inputs) in sizes.items():
+        middle, end = start + rank * inputs, start + rank * (inputs + outputs)
+        modules[module] = flat[start:middle].view(rank, -1), flat[middle:end].view(rank, -1)
+        start = end
+    return HostAdapter(name, max(rank for rank, _, _ in sizes.values()), modules, flat)
+
+
+def _not_finite(adapter: HostAdapter) -> str:
+    bad = [n for n, pair in adapter.modules.items() if not all(map(_is_finite, pair))]
+    return f"{bad[0] if bad else 'one of its modules'} holds numbers that are not finite"
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _check_pair(
@@ -94,8 +136,6 @@ def _check_pair(
             name,
             f"{module} maps {a.shape[1]} to {b.shape[0]}, in the base {shape[1]} to {shape[0]}",
         )
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-        raise AdapterRejectedError(name, f"{module} holds numbers that are not finite")
 
 
 def _scale(config: dict, module: str, rank: int) -> float:

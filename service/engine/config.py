@@ -31,13 +31,9 @@ class EngineConfig:
     many."""
     overlap: bool = False
     """Launch a step before reading the one before it; pays on a GPU."""
-    use_graphs: bool = False
-    """Replay decode steps as CUDA graphs."""
     int8_on_cpu: bool = False
     """Multiply 16-bit weights as 8-bit integers on a CPU: many times faster, nearly as exact."""
     compile_layers: bool = False
     """Compile decoder layers and the sampler with torch.compile."""
-    fork_adapters: bool = False
-    """Compute the adapters' A beside the base's product, on another stream of the GPU."""
     jump_forward: bool = True
     """Feed several tokens at once where the grammar leaves no choice; pays without overlap."""

@@ -104,15 +104,16 @@ class Engine:
         self._wake.set()
         return future
 
-    def probe(self, digest: str, adapter: HostAdapter) -> Future[bool]:
-        """Whether the loaded adapter changes what the model says."""
+    def probe(self, digest: str, adapter: HostAdapter) -> Future[Callable[[], bool]]:
+        """Whether the loaded adapter changes what the model says; the caller asks the result on
+        its own thread, since streams should not wait for it."""
 
-        def run() -> bool:
+        def run() -> Callable[[], bool]:
             slot = self._lora.acquire(digest, adapter)
             if slot is None:
-                return True  # all slots are held; its B matrices are known not to be zero
+                return lambda: True  # all slots are held; its B matrices are known not to be zero
             try:
-                return self._runner.differs_from_base(slot)
+                return self._runner.probe(slot)
             finally:
                 self._lora.release(slot)
 

@@ -1,16 +1,18 @@
 # pyright: basic
 # torch's operators are typed too loosely for strict mode.
-"""Steps on a GPU: prompts through compiled layers, decoding by replaying CUDA graphs.
+"""Steps on a GPU, replayed as CUDA graphs: a step is one launch, whatever is in it.
 
-A decode step is one graph launch: it finds tokens, positions, adapters and grammar states of its
-rows on the device and leaves the next ones there. The host only says which slots run, when that
-changes.
+A decode step finds tokens, positions, adapters and grammar states of its rows on the device and
+leaves the next ones there; the host only says which slots run, when that changes. A step with
+prompts finds its tokens in `PromptBuffers`.
 """
 
 import bisect
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Items
-from typing import Any
+from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +22,21 @@ from service.engine.device_state import POSITION, TOKEN
 from service.engine.kernels import GpuKernels
 from service.engine.lora_slots import LoraSlot
 from service.engine.model import EngineModel
+from service.engine.prompt_buffers import PromptBuffers
 from service.engine.runner import Launched, Part, Runner
 from service.engine.token_table import Vocabulary
 from service.engine.triton_attention import PROMPT_ROWS
 from service.engine.triton_lora import DECODE_BLOCK, PROMPT_BLOCK, parts_of_blocks
 
-_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+# None of 1: torch.compile would make code for it alone, which costs more at start than a row here.
+_BUCKETS = (2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+_FEW_ROWS = 32
+_POOLED_RANKS = 2048
+"""Larger pools are never read as a whole."""
+_ODD = 77
+"""Compiled code takes a number of tokens that equals some other size for that size, and is made
+again for the next number; this one is nothing else."""
+_Result = TypeVar("_Result")
 
 
 class GpuRunner(Runner):
@@ -33,18 +44,27 @@ class GpuRunner(Runner):
 
     def __init__(self, model: EngineModel, config: EngineConfig, vocabulary: Vocabulary) -> None:
         super().__init__(model, config, vocabulary)
-        self._kernels = GpuKernels(forked=config.fork_adapters)
+        self._kernels = GpuKernels()
+        self._nothing = LoraSlot(0, "", slice(0, 0))
+        self._cuts = next(n for n in (128, 64, 32, 1) if model.vocab_size % n == 0)
+        self._is_pooled = config.max_ranks <= _POOLED_RANKS
         model.plan.kernels = model.lora_step.kernels = self._kernels
         for group in {linear.group for linear in model.linears.values()}:
             group.parts_of = parts_of_blocks(group.sizes, self.device)
-        self._buckets = [b for b in _BUCKETS if b < config.max_sequences] + [config.max_sequences]
-        padding = config.max_sequences
-        self._slots = torch.full((config.max_sequences,), padding, device=self.device)
-        self._rows: list[tuple[int, Any]] = []
-        blocks = self._decode_blocks(config.max_sequences)
+        most = config.max_sequences
+        self._buckets = [b for b in _BUCKETS if b < most] + [most]
+        self._slots = torch.full((most,), most, device=self.device)
+        self._rows: list[tuple[int, tuple[int, int]]] = []
+        blocks = self._decode_blocks(most)
         self._lora_blocks = torch.zeros((blocks, 4), dtype=torch.int32, device=self.device)
-        self._graphs: dict[tuple[int, bool, bool], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
-        self._memory = None
+        self._prompts = PromptBuffers(config, self.state)
+        shape = (most, model.vocab_size)
+        self._logits = torch.empty(shape, dtype=model.activations, device=self.device)
+        self._decode_graphs: dict[
+            tuple[int, bool, bool], tuple[torch.cuda.CUDAGraph, torch.Tensor]
+        ] = {}
+        self._prompt_graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}
+        self._memory, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         if config.compile_layers:
             torch._dynamo.config.recompile_limit = 64
             for layer in model.model.base_model.layers:
@@ -55,57 +75,74 @@ class GpuRunner(Runner):
     def warm_up(self, *, sampling: bool = True) -> dict[str, float]:
         """Compile, and capture the graphs; returns the seconds of each. Before any request."""
         started = time.monotonic()
-        padding, nowhere = self.config.max_sequences, LoraSlot(1, "", slice(0, 8))
-        for length in (64, 96):
-            for number in (None, nowhere) if self.config.max_adapters else (None,):
-                part = Part(padding, 0, range(length), number)
-                self._forward([part])
+        with_lora = (False, True) if self.config.max_adapters else (False,)
+        sampled = (False, True) if sampling else (False,)
+        odd = (min(_ODD, self.config.max_sequences), 3)
+        for lora in with_lora:
+            self._compute_prompts(_ODD, lora)
+            for rows, draws in product(odd, sampled):
+                self._decode_rows(rows, lora, draws)
         torch.cuda.synchronize()
         compiled = time.monotonic()
-        for bucket in reversed(self._buckets):
-            for with_lora in (False, True) if self.config.max_adapters else (False,):
-                for sampled in (False, True) if sampling else (False,):
-                    self._capture(bucket, with_lora, sampled)
+        for lora in with_lora:
+            for size in reversed(self._prompts.sizes):
+                self._capture_prompts(size, lora)
+            for bucket in reversed(self._buckets):
+                for draws in sampled:
+                    self._capture_decode(bucket, lora, draws)
+        if self.config.max_adapters:
+            self.probe(LoraSlot(1, "", slice(0, 8)))
         torch.cuda.synchronize()
         return {"compile": compiled - started, "graphs": time.monotonic() - compiled}
 
     @torch.inference_mode()
     def decode(self, parts: Items[Part], *, sampling: bool) -> Launched:
         order = sorted(range(len(parts)), key=lambda i: (parts[i].lora_number, parts[i].slot))
-        rows = [(parts[i].slot, _rows_of(parts[i])) for i in order]
+        rows = [(parts[i].slot, _ranks_of(parts[i])) for i in order]
         bucket = self._buckets[bisect.bisect_left(self._buckets, len(rows))]
         if rows != self._rows:
             self._rows = rows
             padding = [self.config.max_sequences] * (self.config.max_sequences - len(rows))
             self._slots.copy_(self.state.tensor([slot for slot, _ in rows] + padding))
-            table = _lora_table([parts[i] for i in order], [1] * len(rows), DECODE_BLOCK)
+            ranks = [ranks for _, ranks in rows] + [(0, 0)] * (bucket - len(rows))
+            table = _lora_table(ranks, [1] * bucket, DECODE_BLOCK)
             table += [[0] * 4] * (len(self._lora_blocks) - len(table))
             self._lora_blocks.copy_(self.state.tensor(table, torch.int32))
-        with_lora = any(part.lora is not None for part in parts)
-        key = (bucket, with_lora, sampling)
-        if key not in self._graphs:
-            self._capture(*key)
-        graph, drawn = self._graphs[key]
+        key = bucket, any(part.lora is not None for part in parts), sampling
+        if key not in self._decode_graphs:
+            self._capture_decode(*key)
+        graph, drawn = self._decode_graphs[key]
         graph.replay()
         return Launched(order, drawn[: len(rows)], {})
 
-    @torch.inference_mode()
-    def _capture(self, bucket: int, with_lora: bool, sampling: bool) -> None:
-        kept, rows = self.state.integers.clone(), self._slots.clone()
-        self._slots.fill_(self.config.max_sequences)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # compiles, and lets libraries allocate their workspaces
-            for _ in range(2):
-                self._decode_rows(bucket, with_lora, sampling)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._memory = self._memory or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
-            drawn = self._decode_rows(bucket, with_lora, sampling)
-        self._graphs[bucket, with_lora, sampling] = graph, drawn
-        self.state.integers.copy_(kept)
-        self._slots.copy_(rows)
+    def _forward(self, parts: list[Part], ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits after the last parts of a step with prompts; parts in the order of adapters."""
+        assert ids is None, "decoding has graphs of its own"
+        lengths = [len(part.tokens) for part in parts]
+        tokens = np.concatenate([np.asarray(part.tokens, dtype=np.int64) for part in parts])
+        starts = [part.start + np.arange(n) for part, n in zip(parts, lengths, strict=True)]
+        slots = np.repeat(np.array([part.slot for part in parts]), lengths)
+        packed = np.stack([tokens, np.concatenate(starts), slots])
+        ends = np.cumsum(lengths) - 1
+        keep = [int(end) for part, end in zip(parts, ends, strict=True) if part.is_last]
+        with_lora = any(part.lora is not None for part in parts)
+        ranks = [_ranks_of(part) for part in parts]
+        lora = _lora_table(ranks, lengths, PROMPT_BLOCK) if with_lora else []
+        size = self._prompts.fill(packed, keep, _attention_table(parts, lengths), lora)
+        if (size, with_lora) not in self._prompt_graphs:
+            self._capture_prompts(size, with_lora)
+        self._prompt_graphs[size, with_lora].replay()
+        return self._logits[: max(2, len(keep))]  # never one row: see `_BUCKETS`
+
+    def _compute_prompts(self, size: int, with_lora: bool) -> None:
+        """A step of the buffers' first tokens; leaves the logits in their place."""
+        step, plan, kernels = self._prompts.step(size), self.model.plan, self._kernels
+        plan.positions, plan.slots = step.positions, step.slots
+        kernels.attention_blocks = step.attention
+        kernels.lora_blocks = step.lora if with_lora else None
+        kernels.pooled = False
+        logits = self.model.logits(step.ids, step.positions, step.keep)
+        self._logits[: len(logits)].copy_(logits)
 
     def _decode_rows(self, bucket: int, with_lora: bool, sampling: bool) -> torch.Tensor:
         slots = self._slots[:bucket]
@@ -118,6 +155,9 @@ class GpuRunner(Runner):
         kernels.lora_blocks = None
         if with_lora:
             kernels.lora_blocks = self._lora_blocks[: self._decode_blocks(bucket)]
+            kernels.pooled = self._is_pooled
+        # Few rows do not fill the device unless they are cut.
+        self._pieces = self._cuts if bucket <= _FEW_ROWS else 1
         logits = self.model.logits(rows[:, TOKEN].contiguous(), plan.positions, 0)
         state.integers[slots, POSITION] = rows[:, POSITION] + 1
         drawn = self._draw(logits, slots, sampling)
@@ -125,32 +165,46 @@ class GpuRunner(Runner):
         return drawn
 
     def _decode_blocks(self, rows: int) -> int:
-        """The most blocks that so many rows may make."""
-        adapters = min(rows, self.config.max_adapters)
-        return (rows + (DECODE_BLOCK - 1) * adapters) // DECODE_BLOCK
+        """The most blocks that so many rows may make; the base's and padding are apart, too."""
+        groups = min(rows, self.config.max_adapters + 2)
+        return (rows + (DECODE_BLOCK - 1) * groups) // DECODE_BLOCK
 
-    def _forward(self, parts: list[Part], ids: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits after the last parts of a step with prompts; parts in the order of adapters."""
-        assert ids is None, "decoding goes through graphs"
-        lengths = [len(part.tokens) for part in parts]
-        self._kernels.attention_blocks = self.state.tensor(
-            _attention_table(parts, lengths), torch.int32
-        )
-        lora = _lora_table(parts, lengths, PROMPT_BLOCK)
-        self._kernels.lora_blocks = self.state.tensor(lora, torch.int32) if lora else None
-        plan = self.model.plan
-        tokens = np.concatenate([np.asarray(part.tokens, dtype=np.int64) for part in parts])
-        starts = [part.start + np.arange(n) for part, n in zip(parts, lengths, strict=True)]
-        slots = np.repeat(np.array([part.slot for part in parts]), lengths)
-        packed = self.state.tensor(np.stack([tokens, np.concatenate(starts), slots]))
-        plan.positions, plan.slots = packed[1], packed[2]
-        ends = np.cumsum(lengths) - 1
-        keep = [int(end) for part, end in zip(parts, ends, strict=True) if part.is_last] or [0]
-        return self.model.logits(packed[0], packed[1], self.state.tensor(keep))
+    @torch.inference_mode()
+    def _capture_prompts(self, size: int, with_lora: bool) -> None:
+        graph, _ = self._capture(lambda: self._compute_prompts(size, with_lora))
+        self._prompt_graphs[size, with_lora] = graph
+
+    @torch.inference_mode()
+    def _capture_decode(self, bucket: int, with_lora: bool, sampling: bool) -> None:
+        kept, rows = self.state.integers.clone(), self._slots.clone()
+        self._slots.fill_(self.config.max_sequences)
+        captured = self._capture(lambda: self._decode_rows(bucket, with_lora, sampling))
+        self._decode_graphs[bucket, with_lora, sampling] = captured
+        self.state.integers.copy_(kept)
+        self._slots.copy_(rows)
+
+    def _capture(self, work: Callable[[], _Result]) -> tuple[torch.cuda.CUDAGraph, _Result]:
+        """A graph of some work, which is done once before: that compiles what is new, and lets
+        libraries allocate their workspaces."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        # Not through `torch.cuda.graph`, which collects garbage each time: a tenth of a second.
+        with torch.cuda.stream(self._stream):
+            work()
+            self._stream.synchronize()
+            graph.capture_begin(pool=self._memory)
+            try:
+                result = work()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return graph, result
 
 
-def _rows_of(part: Part) -> slice | None:
-    return None if part.lora is None else part.lora.rows
+def _ranks_of(part: Part) -> tuple[int, int]:
+    """The first row of a part's adapter in the pool, and how many; none for the base."""
+    rows = slice(0, 0) if part.lora is None else part.lora.rows
+    return rows.start, rows.stop - rows.start
 
 
 def _attention_table(parts: list[Part], lengths: list[int]) -> list[list[int]]:
@@ -164,18 +218,17 @@ def _attention_table(parts: list[Part], lengths: list[int]) -> list[list[int]]:
     return table
 
 
-def _lora_table(parts: list[Part], lengths: list[int], block: int) -> list[list[int]]:
-    """Blocks of each adapter's tokens: first packed token, how many, first rank row, rank."""
+def _lora_table(ranks: Items[tuple[int, int]], lengths: Items[int], block: int) -> list[list[int]]:
+    """Blocks of tokens of one adapter, or of the base: first packed token, how many, first rank
+    row, rank."""
     table: list[list[int]] = []
     token = 0
-    for part, length in zip(parts, lengths, strict=True):
+    for (first, rank), length in zip(ranks, lengths, strict=True):
         end = token + length
-        while part.lora is not None and token < end:
-            rows = part.lora.rows
-            if not (table and table[-1][2] == rows.start and table[-1][1] < block):
-                table.append([token, 0, rows.start, rows.stop - rows.start])
+        while token < end:
+            if not (table and table[-1][2:] == [first, rank] and table[-1][1] < block):
+                table.append([token, 0, first, rank])
             count = min(block - table[-1][1], end - token)
             table[-1][1] += count
             token += count
-        token = end
     return table

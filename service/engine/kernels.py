@@ -5,15 +5,13 @@
 Imported only where there is a GPU, since Triton compiles for one.
 """
 
-from functools import cache
-
 import torch
 from torch.nn.functional import linear
 
 from service.engine.attention import SlotCache
 from service.engine.lora import LinearGroup
 from service.engine.triton_attention import decode_attention, prompt_attention
-from service.engine.triton_lora import DECODE_BLOCK, PROMPT_BLOCK, add_lora, expand, shrink
+from service.engine.triton_lora import DECODE_BLOCK, PROMPT_BLOCK, expand, shrink
 
 # The caches are written to inside, which is not declared: nothing but these operators reads them,
 # in program order, and declaring it makes the compiler copy them.
@@ -62,6 +60,38 @@ def _(query, key, value, keys, values, slots, positions, blocks, scale, window):
     return query.new_empty((query.shape[1], query.shape[0], query.shape[2]))
 
 
+@torch.library.custom_op("tracnghiem::lora_linear", mutates_args=())
+def _lora_linear(
+    x: torch.Tensor,
+    joined: torch.Tensor,
+    bias: torch.Tensor | None,
+    b: torch.Tensor,
+    blocks: torch.Tensor,
+    parts_of: torch.Tensor,
+    parts: int,
+    block_tokens: int,
+    pooled: bool,
+    gated: bool,
+) -> torch.Tensor:
+    x, outputs = x.contiguous(), b.shape[1]
+    if pooled:
+        y = linear(x, joined, bias)
+        y, hidden = y[:, :outputs], y[None, :, outputs:].unflatten(2, (parts, -1))
+    else:
+        hidden = shrink(x, joined[outputs:].unflatten(0, (parts, -1)), blocks, block_tokens)
+        y = linear(x, joined[:outputs], None if bias is None else bias[:outputs])
+    return expand(hidden, y, b, blocks, parts_of, block_tokens, pooled=pooled, gated=gated)
+
+
+@_lora_linear.register_fake
+def _(x, joined, bias, b, blocks, parts_of, parts, block_tokens, pooled, gated):
+    outputs = b.shape[1]
+    if gated:
+        return x.new_empty((x.shape[0], outputs // 2))
+    width = joined.shape[0] if pooled else outputs
+    return x.new_empty((x.shape[0], width))[:, :outputs]
+
+
 @torch.library.custom_op("tracnghiem::add_lora", mutates_args=("y",))
 def _add_lora(
     x: torch.Tensor,
@@ -72,7 +102,8 @@ def _add_lora(
     parts_of: torch.Tensor,
     block_tokens: int,
 ) -> None:
-    add_lora(x.contiguous(), y, a, b, blocks, parts_of, block_tokens)
+    hidden = shrink(x.contiguous(), a, blocks, block_tokens)
+    expand(hidden, y, b, blocks, parts_of, block_tokens)
 
 
 @_add_lora.register_fake
@@ -80,49 +111,17 @@ def _(x, y, a, b, blocks, parts_of, block_tokens):
     return None
 
 
-@torch.library.custom_op("tracnghiem::forked_lora_linear", mutates_args=())
-def _forked_lora_linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    blocks: torch.Tensor,
-    parts_of: torch.Tensor,
-    block_tokens: int,
-) -> torch.Tensor:
-    main, side = torch.cuda.current_stream(), _side_stream()
-    x = x.contiguous()
-    side.wait_stream(main)
-    with torch.cuda.stream(side):
-        hidden = shrink(x, a, blocks, block_tokens)
-    y = linear(x, weight, bias)
-    main.wait_stream(side)
-    # The next step on the side waits for this stream first, so `hidden` is not reused too early.
-    expand(hidden, y, b, blocks, parts_of, block_tokens)
-    return y
-
-
-@_forked_lora_linear.register_fake
-def _(x, weight, bias, a, b, blocks, parts_of, block_tokens):
-    return x.new_empty((x.shape[0], weight.shape[0]))
-
-
-@cache
-def _side_stream() -> torch.cuda.Stream:
-    return torch.cuda.Stream()
-
-
 class GpuKernels:
     """Chosen per step: how its attention and its adapters are computed."""
 
-    def __init__(self, *, forked: bool = False) -> None:
-        self.forked = forked
-        """Whether A runs beside the base's product, on a stream of its own."""
+    def __init__(self) -> None:
         self.attention_blocks: torch.Tensor | None = None
         """The block table of a step with prompts; None when every token is a sequence's newest."""
         self.lora_blocks: torch.Tensor | None = None
-        """The block table of the adapters, or None if the step uses none."""
+        """The block table of all tokens, or None if the step uses no adapter."""
+        self.pooled = False
+        """Whether A is multiplied for the whole pool, as more outputs of the base's product: that
+        reads what is not used, and launches nothing."""
 
     def attend(self, cache: SlotCache, query, key, value, scaling: float, window: int | None):
         plan, width = cache.plan, window or 0
@@ -138,16 +137,32 @@ class GpuKernels:
 
     def lora_linear(self, group: LinearGroup, x: torch.Tensor) -> torch.Tensor:
         """The outputs of a group of layers side by side, the adapters' part included."""
-        tokens = DECODE_BLOCK if self.attention_blocks is None else PROMPT_BLOCK
-        if self.forked and self.lora_blocks is not None and group.weight is not None:
-            return _forked_lora_linear(
-                x[0], group.weight, group.bias, group.a, group.b,
-                self.lora_blocks, group.parts_of, tokens,
-            )[None]  # fmt: skip
-        if group.weight is None:  # 4-bit matrices cannot be joined
-            y = torch.cat([base(x) for base in group.bases], dim=-1)
-        else:
-            y = linear(x, group.weight, group.bias)
+        if group.joined is not None and group.weight is not None:
+            if self.lora_blocks is not None:
+                return self._lora_linear(group, x, gated=False)
+            return linear(x, group.weight, group.bias)
+        # 4-bit matrices cannot be joined
+        y = torch.cat([base(x) for base in group.bases], dim=-1)
         if self.lora_blocks is not None:
-            _add_lora(x[0], y[0], group.a, group.b, self.lora_blocks, group.parts_of, tokens)
+            _add_lora(
+                x[0], y[0], group.a, group.b, self.lora_blocks, group.parts_of, self._block_tokens
+            )
         return y
+
+    def gates(self, group: LinearGroup) -> bool:
+        """Whether the running step has `gated` compute an MLP's gate and up."""
+        return self.lora_blocks is not None and group.joined is not None
+
+    def gated(self, group: LinearGroup, x: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up of a group of those two, the adapters' part included."""
+        return self._lora_linear(group, x, gated=True)
+
+    @property
+    def _block_tokens(self) -> int:
+        return DECODE_BLOCK if self.attention_blocks is None else PROMPT_BLOCK
+
+    def _lora_linear(self, group: LinearGroup, x: torch.Tensor, *, gated: bool) -> torch.Tensor:
+        return _lora_linear(
+            x[0], group.joined, group.joined_bias, group.b, self.lora_blocks, group.parts_of,
+            len(group.sizes), self._block_tokens, self.pooled, gated,
+        )[None]  # fmt: skip

@@ -36,7 +36,6 @@ GPU = EngineConfig(
     max_queue=4096,
     max_ranks=528,
     overlap=True,
-    use_graphs=True,
     compile_layers=True,
     jump_forward=False,
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import SiLUActivation
 
 from service.engine.cpu_int8 import Int8Linear
 from service.engine.cpu_linear import widening_linear
@@ -62,26 +63,35 @@ class LinearGroup:
         if first.weight.device.type == "cpu":
             # The rows of one adapter side by side: one product serves all layers.
             self.a = reserve((rows, len(bases), first.in_features), **kind).transpose(0, 1)
-        else:
+        elif not joined:
             self.a = reserve((len(bases), rows, first.in_features), **kind)
         self.b = reserve((rows, sum(self.sizes)), **kind)
         self.bases = bases
+        self.joined: torch.Tensor | None = None
+        """[outputs + parts * rows, inputs]: the base matrices, then the pool's A of each."""
+        self.joined_bias: torch.Tensor | None = None
         self.weight: torch.Tensor | None = None
         self.bias: torch.Tensor | None = None
         self.parts_of: torch.Tensor | None = None
         self.int8: Int8Linear | None = None
         if joined:
-            self._join()
+            self._join(rows)
         self._input: torch.Tensor | None = None
         self._parts: tuple[torch.Tensor, ...] = ()
 
-    def _join(self) -> None:
-        """Put the base matrices side by side; the layers keep views of them."""
-        self.weight = torch.cat([base.weight.data for base in self.bases])
+    def _join(self, rows: int) -> None:
+        """Put the base matrices and the pools of A side by side; the layers keep views of them."""
+        outputs, parts = sum(self.sizes), len(self.bases)
+        inputs = self.bases[0].in_features
+        matrices = [base.weight.data for base in self.bases]
+        self.joined = torch.cat([*matrices, matrices[0].new_zeros((parts * rows, inputs))])
+        self.weight, self.a = self.joined[:outputs], self.joined[outputs:].view(parts, rows, inputs)
         for base, part in zip(self.bases, self.weight.split(self.sizes), strict=True):
             base.weight.data = part
         if self.bases[0].bias is not None:
-            self.bias = torch.cat([base.bias.data for base in self.bases])
+            biases = [base.bias.data for base in self.bases]
+            self.joined_bias = torch.cat([*biases, biases[0].new_zeros(parts * rows)])
+            self.bias = self.joined_bias[:outputs]
 
     def round_to_int8(self, joined: Int8Linear) -> None:
         """Compute the base's part with these 8-bit weights; frees the 16-bit ones."""
@@ -132,6 +142,34 @@ class LoraLinear(nn.Module):
         for use in self.step.uses:
             add_changes((y[0],), x[0], self.a[None], (self.b,), use)
         return y
+
+
+class GatedMlp(nn.Module):
+    """An MLP of gate, up and down whose gate opens with SiLU; a GPU adds the adapters' part and
+    opens the gate in one kernel."""
+
+    def __init__(self, mlp: Any, step: LoraStep) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.act_fn, self.step = mlp.act_fn, step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernels = self.step.kernels
+        if kernels is not None and kernels.gates(self.gate_proj.group):
+            return self.down_proj(kernels.gated(self.gate_proj.group, x))
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def gate_mlps(layers: nn.Module, step: LoraStep) -> None:
+    """Replace the MLPs that a `GatedMlp` can stand for."""
+    for module in list(layers.modules()):
+        for name, child in list(module.named_children()):
+            children = dict(child.named_children())
+            is_gated = children.keys() == {"gate_proj", "up_proj", "down_proj", "act_fn"}
+            if is_gated and isinstance(children["act_fn"], nn.SiLU | SiLUActivation):
+                gate, up = children["gate_proj"], children["up_proj"]
+                if isinstance(gate, LoraLinear) and gate.group is getattr(up, "group", None):
+                    setattr(module, name, GatedMlp(child, step))
 
 
 def add_changes(

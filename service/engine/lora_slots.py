@@ -6,12 +6,14 @@ Owned by the engine thread. A slot that a running sequence holds is never given 
 """
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from service.engine.adapter_files import HostAdapter
 from service.engine.lora import LoraLinear
 from service.errors import AdapterRejectedError
+
+if TYPE_CHECKING:
+    from service.engine.triton_copy import RowFiller
 
 BASE_SLOT = 0
 MAX_RANK = 512
@@ -38,6 +40,7 @@ class LoraSlots:
         self._rows = rows
         self._free_numbers = list(range(slots, BASE_SLOT, -1))
         self._by_digest: dict[str, LoraSlot] = {}
+        self._filler = _filler_of(linears) if slots else None
         self.loads = self.evictions = 0
 
     def acquire(self, digest: str, adapter: HostAdapter) -> LoraSlot | None:
@@ -83,10 +86,7 @@ class LoraSlots:
         if rows is None:
             return None
         slot = LoraSlot(self._free_numbers.pop(), digest, rows)
-        for name, linear in self._linears.items():
-            a, b = adapter.modules.get(name, (None, None))
-            _fill(linear.a[rows], a)
-            _fill(linear.b[rows], b)
+        self._fill(rows, adapter)
         self.loads += 1
         return slot
 
@@ -110,14 +110,33 @@ class LoraSlots:
             start = slot.rows.stop
         return slice(start, start + rank) if start + rank <= self._rows else None
 
+    def _fill(self, rows: slice, adapter: HostAdapter) -> None:
+        """Copy an adapter into its rows; those that a module does not use become zero."""
+        if self._filler is not None:
+            self._filler.fill(rows, adapter.flat, adapter.places)
+            return
+        for name, linear in self._linears.items():
+            for pool, matrix in zip(
+                (linear.a, linear.b), adapter.modules.get(name, (None, None)), strict=True
+            ):
+                used = rows.start + (0 if matrix is None else len(matrix))
+                if matrix is not None:
+                    pool[rows.start : used].copy_(matrix)
+                pool[used : rows.stop].zero_()
+
     def _evict(self, slot: LoraSlot) -> None:
         del self._by_digest[slot.digest]
         self._free_numbers.append(slot.number)
 
 
-def _fill(rows: torch.Tensor, matrix: torch.Tensor | None) -> None:
-    used = 0 if matrix is None else len(matrix)
-    if matrix is not None:
-        rows[:used].copy_(matrix, non_blocking=True)
-    if used < len(rows):
-        rows[used:].zero_()
+def _filler_of(linears: dict[str, LoraLinear]) -> "RowFiller | None":
+    pools = {
+        (name, side): pool
+        for name, linear in linears.items()
+        for side, pool in enumerate((linear.a, linear.b))
+    }
+    if not all(pool.is_cuda for pool in pools.values()):
+        return None
+    from service.engine.triton_copy import RowFiller
+
+    return RowFiller(pools)

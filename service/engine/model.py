@@ -19,7 +19,13 @@ from service.engine.attention import ATTENTION_NAME, SlotCache, StepPlan, slot_a
 from service.engine.config import EngineConfig
 from service.engine.cpu_int8 import Int8Linear
 from service.engine.cpu_rounding import round_layers
-from service.engine.lora import LoraLinear, LoraStep, WideningLinear, wrap_linears
+from service.engine.lora import (
+    LoraLinear,
+    LoraStep,
+    WideningLinear,
+    gate_mlps,
+    wrap_linears,
+)
 from service.engine.memory import reserve
 from service.errors import BackendError
 
@@ -103,6 +109,8 @@ def prepare_model(
     prefix = next(name for name, module in model.named_modules() if module is layers)
     rows = config.max_ranks if config.max_adapters else 0
     linears = wrap_linears(layers, prefix, step, rows)
+    if weights.is_cuda:
+        gate_mlps(layers, step)
     if narrow_on_cpu:
         in_int8 = config.int8_on_cpu and Int8Linear.is_supported()
         _widen(model, keep_head=in_int8)

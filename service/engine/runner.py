@@ -3,6 +3,7 @@
 """Runs steps on the device: packs tokens, calls the model, draws the next tokens."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from service.engine.device_state import (
 from service.engine.lora import LoraUse
 from service.engine.lora_slots import LoraSlot
 from service.engine.model import EngineModel
-from service.engine.sampling import draw
+from service.engine.sampling import draw, likeliest, log_normalizer
 from service.engine.token_table import Vocabulary
 
 
@@ -101,6 +102,11 @@ class Runner:
         self.model, self.config, self.device = model, config, model.device
         self.state = DeviceState(config.max_sequences, self.device)
         self.grammar = DeviceGrammar(vocabulary, config.max_grammar_states, self.device)
+        self._pieces = 1
+        """In how many parts reductions over the vocabulary are computed."""
+        self._nothing: LoraSlot | None = None
+        """What stands for the base where it must be computed as adapters are."""
+        self._unchanged: torch.Tensor | None = None
 
     def copy_prefixes(self, copies: Items[tuple[int, int, int]]) -> None:
         """Copy the first rows of slots: (source, target, tokens)."""
@@ -139,10 +145,12 @@ class Runner:
             for row, n in enumerate(last)
             if ordered[n].choices
         }
-        slots = self.state.tensor([ordered[n].slot for n in last])
-        ends = [ordered[n].start + len(ordered[n].tokens) for n in last]
         if not last:
             return Launched([], None, {})
+        spare = len(logits) - len(last)
+        rows = [ordered[n].slot for n in last] + [self.config.max_sequences] * spare
+        ends = [ordered[n].start + len(ordered[n].tokens) for n in last] + [0] * spare
+        slots = self.state.tensor(rows)
         self.state.integers[slots, POSITION] = self.state.tensor(ends)
         return Launched([order[n] for n in last], self._draw(logits, slots, sampling), scores)
 
@@ -158,13 +166,16 @@ class Runner:
         return Launched(order, self._draw(logits, slots, sampling), {})
 
     @torch.inference_mode()
-    def differs_from_base(self, lora: LoraSlot) -> bool:
-        """Whether an adapter changes the logits of a few tokens."""
+    def probe(self, lora: LoraSlot) -> Callable[[], bool]:
+        """Whether an adapter changes the logits of a few tokens; what is returned waits for the
+        device and says it, on any thread."""
         padding, tokens = self.config.max_sequences, range(2, 10)
-        base, adapted = (
-            self._forward([Part(padding, 0, tokens, slot)]).clone() for slot in (None, lora)
-        )
-        return bool(torch.isfinite(adapted).all()) and not torch.equal(base, adapted)
+        if self._unchanged is None:
+            self._unchanged = self._forward([Part(padding, 0, tokens, self._nothing)]).clone()
+        adapted = self._forward([Part(padding, 0, tokens, lora)])
+        differs = torch.isfinite(adapted).all() & (adapted != self._unchanged).any()
+        launched = Launched([0], differs.long().expand(1, 3), {})
+        return lambda: bool(launched.read()[0].token)
 
     def recover(self) -> None:
         """Give memory back after a step that failed."""
@@ -208,11 +219,11 @@ class Runner:
                 masked, floats[:, TEMPERATURE], floats[:, TOP_P], rows[:, SEED], rows[:, POSITION]
             )
         else:
-            token = masked.argmax(-1)
+            token = likeliest(masked, self._pieces)
         state, count = self.grammar.advance(rows[:, STATE], rows[:, COUNT], token)
         columns = [token, rows[:, POSITION], rows[:, LORA], state, count, rows[:, SEED]]
         drawn = masked.gather(-1, token[:, None])[:, 0].float()
-        logprob = (drawn - masked.float().logsumexp(-1)) * LOGPROB_UNITS
+        logprob = (drawn - log_normalizer(masked, self._pieces)) * LOGPROB_UNITS
         return torch.stack(columns, dim=1), logprob.round().long()
 
 

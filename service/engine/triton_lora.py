@@ -6,6 +6,7 @@
 Tokens of one adapter stand together, in blocks told by a table on the device: which adapter runs is
 data, not code. Layers with the same input are served at once as `parts`. Every adapter in use is
 read once a step, so the cost follows the adapters in the batch, not the slots or the highest rank.
+Tokens of the bare base have blocks of rank 0.
 """
 
 from typing import Any
@@ -21,7 +22,18 @@ PROMPT_BLOCK = 64
 DECODE_BLOCK = 16
 """Tokens of a block in decoding; a matrix unit takes no fewer."""
 _RANK = 16
-_OUTPUTS = 128
+_PART = 128
+"""No part has a width that this does not divide."""
+_TILES = {
+    (PROMPT_BLOCK, False): (128, 4),
+    (PROMPT_BLOCK, True): (64, 4),
+    (DECODE_BLOCK, False): (128, 4),
+    (DECODE_BLOCK, True): (128, 4),
+}
+"""Outputs of a program of `expand` and its warps, by block of tokens and whether it is gated: the
+fastest on an H100."""
+_INPUTS = {PROMPT_BLOCK: 2304, DECODE_BLOCK: 512}
+"""Inputs that one program of `shrink` sums up: decoding has few tokens and needs the programs."""
 
 
 @triton.jit
@@ -34,7 +46,7 @@ def _shrink(
     token, count = tl.load(block), tl.load(block + 1)
     first, rank = tl.load(block + 2), tl.load(block + 3)
     part, split = tl.program_id(1), tl.program_id(2)
-    if count == 0:
+    if count == 0 or rank == 0:
         return
     tokens, column = token + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     present = tl.arange(0, ROWS) < count
@@ -64,68 +76,95 @@ def _shrink(
 
 
 @triton.jit
-def _expand(
-    hidden, b, y, blocks, parts_of, tokens_total, outputs, width,
-    SPLITS: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr,
-    BLOCK: tl.constexpr,
+def _change(
+    hidden, b, tokens, present, n, part, first, rank, offset,
+    hidden_split, hidden_token, hidden_part, outputs,
+    SPLITS: tl.constexpr, ROWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    block = blocks + tl.program_id(0) * 4
-    token, count = tl.load(block), tl.load(block + 1)
-    first, rank = tl.load(block + 2), tl.load(block + 3)
-    if count == 0:
-        return
-    part = tl.load(parts_of + tl.program_id(1))
-    tokens, n = token + tl.arange(0, ROWS), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    present, column = tl.arange(0, ROWS) < count, tl.arange(0, RANK)
+    # What the adapter adds to outputs `n` of the block's tokens.
     sums = tl.zeros((ROWS, BLOCK), tl.float32)
     for start in range(0, rank, RANK):
-        ranks = start + column
+        ranks = start + tl.arange(0, RANK)
         used = ranks < rank
         cells = present[:, None] & used[None, :]
+        place = tokens[:, None].to(tl.int64) * hidden_token + part * hidden_part + offset
+        place += ranks[None, :]
         left = tl.zeros((ROWS, RANK), tl.float32)
         # Unrolled, so that no load waits for another.
         for split in tl.static_range(SPLITS):  # pyright: ignore[reportGeneralTypeIssues]
-            place = (split * tokens_total + tokens[:, None]).to(tl.int64) * (PARTS * width)
-            left += tl.load(hidden + place + part * width + ranks[None, :], cells, 0.0)
+            left += tl.load(hidden + split * hidden_split + place, cells, 0.0).to(tl.float32)
         right = tl.load(
             b + (first + ranks)[:, None].to(tl.int64) * outputs + n[None, :],
             used[:, None] & (n < outputs)[None, :],
             0.0,
         )
         sums += tl.dot(left.to(right.dtype), right)
-    place = tokens[:, None].to(tl.int64) * outputs + n[None, :]
-    cells = present[:, None] & (n < outputs)[None, :]
-    base = tl.load(y + place, cells, 0.0)
-    tl.store(y + place, (base + sums).to(y.dtype.element_ty), cells)
+    return sums
+
+
+@triton.jit
+def _expand(
+    hidden, b, y, out, blocks, parts_of, outputs, y_token, out_token,
+    hidden_split, hidden_token, hidden_part,
+    SPLITS: tl.constexpr, POOLED: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr,
+    RANK: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    block = blocks + tl.program_id(0) * 4
+    token, count = tl.load(block), tl.load(block + 1)
+    first, rank = tl.load(block + 2), tl.load(block + 3)
+    if count == 0:
+        return
+    offset = first if POOLED else first * 0
+    tokens, n = token + tl.arange(0, ROWS), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    present = tl.arange(0, ROWS) < count
+    place = tokens[:, None].to(tl.int64) * y_token + n[None, :]
+    if GATED:
+        inner = outputs // 2
+        cells = present[:, None] & (n < inner)[None, :]
+        gate = tl.load(y + place, cells, 0.0).to(tl.float32)
+        up = tl.load(y + inner + place, cells, 0.0).to(tl.float32)
+        gate += _change(
+            hidden, b, tokens, present, n, 0, first, rank, offset,
+            hidden_split, hidden_token, hidden_part, outputs, SPLITS, ROWS, RANK, BLOCK,
+        )  # fmt: skip
+        up += _change(
+            hidden, b, tokens, present, n + inner, 1, first, rank, offset,
+            hidden_split, hidden_token, hidden_part, outputs, SPLITS, ROWS, RANK, BLOCK,
+        )  # fmt: skip
+        result = gate * tl.sigmoid(gate) * up
+    else:
+        if rank == 0:
+            return
+        part = tl.load(parts_of + tl.program_id(1) * BLOCK // PART)
+        cells = present[:, None] & (n < outputs)[None, :]
+        result = tl.load(y + place, cells, 0.0).to(tl.float32)
+        result += _change(
+            hidden, b, tokens, present, n, part, first, rank, offset,
+            hidden_split, hidden_token, hidden_part, outputs, SPLITS, ROWS, RANK, BLOCK,
+        )  # fmt: skip
+    place = tokens[:, None].to(tl.int64) * out_token + n[None, :]
+    tl.store(out + place, result.to(out.dtype.element_ty), cells)
 
 
 def parts_of_blocks(sizes: list[int], device: torch.device) -> torch.Tensor | None:
     """Which part each block of outputs belongs to; None if a block would span two."""
-    if len(sizes) > 1 and any(size % _OUTPUTS for size in sizes):
+    if len(sizes) > 1 and any(size % _PART for size in sizes):
         return None
-    numbers = [part for part, size in enumerate(sizes) for _ in range(-(-size // _OUTPUTS))]
+    numbers = [part for part, size in enumerate(sizes) for _ in range(-(-size // _PART))]
     return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
-def add_lora(x, y, a, b, blocks, parts_of, block_tokens: int) -> None:
-    """Add the adapters' part to `y` [tokens, outputs] in place.
+def shrink(x, a, blocks, block_tokens: int) -> torch.Tensor:
+    """Tokens times the A rows of their adapters: [splits, tokens, parts, highest rank].
 
     Args:
         a: [parts, pool rows, inputs].
-        b: [pool rows, outputs], the parts side by side.
         blocks: The table; a block of no tokens is skipped.
     """
-    if len(blocks):
-        expand(shrink(x, a, blocks, block_tokens), y, b, blocks, parts_of, block_tokens)
-
-
-def shrink(x, a, blocks, block_tokens: int) -> torch.Tensor:
-    """Tokens times the A rows of their adapters: [splits, tokens, parts, highest rank]."""
     tokens, inputs = x.shape
     parts, pool_rows, _ = a.shape
     width = min(pool_rows, MAX_RANK)
-    # Prompts fill the device with tokens alone; decoding needs the inputs split as well.
-    chunk = inputs if block_tokens == PROMPT_BLOCK else 512
+    chunk = _INPUTS[block_tokens]
     splits = triton.cdiv(inputs, chunk)
     hidden = torch.empty((splits, tokens, parts, width), dtype=torch.float32, device=x.device)
     launch: Any = _shrink  # options of the compiler are no parameters of it
@@ -136,12 +175,30 @@ def shrink(x, a, blocks, block_tokens: int) -> torch.Tensor:
     return hidden
 
 
-def expand(hidden, y, b, blocks, parts_of, block_tokens: int) -> None:
-    """Add what `shrink` gave, times the B rows of each adapter, to `y` in place."""
-    splits, tokens, parts, width = hidden.shape
+def expand(
+    hidden, y, b, blocks, parts_of, block_tokens: int, *, pooled: bool = False, gated: bool = False
+) -> torch.Tensor:
+    """Add `hidden`, times the B rows of each adapter, to `y` [tokens, outputs].
+
+    Args:
+        hidden: [splits, tokens, parts, ranks]: what `shrink` gave, or with `pooled` the products
+            with all rows of the pool.
+        b: [pool rows, outputs], the parts side by side.
+        gated: The outputs are gate and up of an MLP; returns silu(gate) * up instead.
+
+    Returns:
+        `y`, changed in place; with `gated` a new tensor [tokens, outputs / 2].
+    """
+    splits, tokens = hidden.shape[:2]
+    outputs = b.shape[1]
+    out = y.new_empty((tokens, outputs // 2)) if gated else y
+    tile, warps = _TILES[block_tokens, gated]
+    tiles = triton.cdiv(outputs // 2 if gated else outputs, tile)
     launch: Any = _expand  # options of the compiler are no parameters of it
-    launch[(len(blocks), len(parts_of))](
-        hidden, b, y, blocks, parts_of, tokens, b.shape[1], width,
-        SPLITS=splits, PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=_OUTPUTS,
-        num_warps=4, num_stages=2,
+    launch[(len(blocks), tiles)](
+        hidden, b, y, out, blocks, parts_of, outputs, y.stride(0), out.stride(0),
+        hidden.stride(0), hidden.stride(1), hidden.stride(2),
+        SPLITS=splits, POOLED=pooled, GATED=gated, ROWS=block_tokens, RANK=_RANK, BLOCK=tile,
+        PART=_PART, num_warps=warps, num_stages=2,
     )  # fmt: skip
+    return out
