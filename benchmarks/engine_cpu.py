@@ -5,8 +5,10 @@
     python -m benchmarks.engine_cpu --rounds 3 --gguf MODEL.gguf --llama-python VENV/bin/python
 
 One request of 300 prompt and 100 output tokens with an adapter of rank 8, and eight at once over
-four adapters. The three take turns within a round, and the ratios are those of one round, so that
-what else the machine does falls on all of them.
+four adapters: random tokens, of which none can be guessed. Then real questions about held-out
+passages as the service asks for them (bundled adapter, grammar, greedy), one at a time and eight at
+once under four names; llama.cpp computes as many tokens. All take turns within a round, and the
+ratios are those of one round, so that what else the machine does falls on all of them.
 
 llama.cpp runs without adapters (which only favours it), one request after the other, as its Python
 binding serves them; it is left out unless a GGUF file is given. `--llama-python` names a Python
@@ -16,6 +18,7 @@ eight times as long as one; it is measured with the bundled adapter, per output 
 
 import argparse
 import asyncio
+import itertools
 import json
 import queue
 import statistics
@@ -33,6 +36,7 @@ from mcq.prompts import prompt_format
 from model_registry.bases import prepare_base
 from model_registry.bases.cache import default_cache_dir
 from service.backends.base import AdapterFiles, CompletionRequest, Sampling
+from service.backends.engine import EngineBackend
 from service.engine.loading import OpenEngine, default_config, open_engine
 from service.engine.sequence import EngineRequest, Output
 
@@ -62,17 +66,19 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="the base as llama.cpp reads it")
     parser.add_argument("--llama-python", default=sys.executable)
     parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument("--drafts", type=int, help="tokens guessed ahead; default: the service's")
     arguments = parser.parse_args()
     base = prepare_base(BASE)
     began = time.perf_counter()
     device = torch.device("cpu")
-    opened = open_engine(
-        base.path, "auto", default_config(ADAPTERS, device), cache_dir=default_cache_dir()
-    )
+    config = default_config(ADAPTERS, device)
+    if arguments.drafts is not None:
+        config = replace(config, max_drafts=arguments.drafts)
+    opened = open_engine(base.path, "auto", config, cache_dir=default_cache_dir())
     print(f"engine loaded in {time.perf_counter() - began:.1f} s, {_resident_mib()} MiB resident")
     llama = Llama(arguments.llama_python, arguments.gguf) if arguments.gguf else None
     reference = None if arguments.no_reference else Reference(base)
-    engine = EngineUnderTest(opened)
+    engine, questions = EngineUnderTest(opened), Questions(EngineBackend(opened, base))
     rounds: list[dict[str, float]] = []
     for number in range(arguments.rounds):
         row = {"engine one": engine.seconds(1), "engine eight": engine.seconds(AT_ONCE)}
@@ -82,6 +88,12 @@ def main() -> None:
             row |= {"llama prefill": prefill, "llama decode": decode}
             row["llama / engine, one"] = (prefill + decode) / row["engine one"]
             row["llama / engine, eight"] = AT_ONCE * (prefill + decode) / row["engine eight"]
+        for name, count in (("one question", 1), ("eight questions", AT_ONCE)):
+            seconds, prompt, output = questions.seconds(count)
+            row |= {name: seconds, f"{name}, tokens": output}
+            if llama is not None:
+                theirs = count * sum(llama.seconds(prompt // count, output // count))
+                row[f"llama / engine, {name}"] = theirs / seconds
         if reference is not None:
             row["reference one"] = reference.seconds()
             row["reference / engine, one"] = row["reference one"] / row["engine one"]
@@ -142,15 +154,53 @@ class Llama:
         )
         self.seconds(output=4)
 
-    def seconds(self, output: int = OUTPUT) -> tuple[float, float]:
+    def seconds(self, length: int = PROMPT, output: int = OUTPUT) -> tuple[float, float]:
         """Of the prompt, and of what follows."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        prompt = list(prompts(1, 0, shared=0, own=(PROMPT, PROMPT))[0])
+        prompt = list(prompts(1, 0, shared=0, own=(length, length))[0])
         self._process.stdin.write(json.dumps([prompt, output]) + "\n")
         self._process.stdin.flush()
         prefill, decode = json.loads(self._process.stdout.readline())
         return prefill, decode
+
+
+class Questions:
+    """Real questions, each about a passage of its own."""
+
+    def __init__(self, backend: EngineBackend) -> None:
+        self._backend = backend
+        with _CONTEXT.open(encoding="utf-8") as lines:
+            passages = [json.loads(line) for line in lines]
+        self._contexts = itertools.cycle(p["context"] for p in passages if p["use"] == "final")
+        self._adapters = itertools.cycle(
+            AdapterFiles(f"mcq-vi-{i}", f"bundled-{i}", Path("adapters/mcq-vi"))
+            for i in range(ADAPTERS)
+        )
+        self.seconds(ADAPTERS)
+
+    def seconds(self, count: int) -> tuple[float, int, int]:
+        """Until the last of so many has ended; prompt and output tokens of all together."""
+        return asyncio.run(self._ask(count))
+
+    async def _ask(self, count: int) -> tuple[float, int, int]:
+        began = time.perf_counter()
+        tokens = await asyncio.gather(*(self._answer() for _ in range(count)))
+        seconds = time.perf_counter() - began
+        return seconds, sum(prompt for prompt, _ in tokens), sum(output for _, output in tokens)
+
+    async def _answer(self) -> tuple[int, int]:
+        shape = prompt_format("chat/3")
+        request = CompletionRequest(
+            prompt=shape.render(next(self._contexts), "vi", []),
+            sampling=Sampling(max_tokens=320, temperature=0.0),
+            adapter=next(self._adapters),
+            grammar=shape.grammar("vi"),
+        )
+        prompt = output = 0
+        async for delta in self._backend.complete(request):
+            prompt, output = prompt + delta.prompt_tokens, output + delta.tokens
+        return prompt, output
 
 
 class Reference:

@@ -65,6 +65,8 @@ class EngineCollector(Collector):
             ("requests_refused", "Requests refused, the queue being full", metrics.refused),
             ("prompt_tokens", "Prompt tokens computed", metrics.prompt_tokens),
             ("reused_tokens", "Prompt tokens copied instead of computed", metrics.reused_tokens),
+            ("drafts", "Tokens guessed ahead and checked", metrics.drafts),
+            ("accepted_drafts", "Of them those that were right", metrics.accepted_drafts),
             ("adapter_loads", "Adapters copied into slots", metrics.adapter_loads),
             ("adapter_evictions", "Adapters pushed out of slots", metrics.adapter_evictions),
         ):

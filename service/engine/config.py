@@ -35,5 +35,10 @@ class EngineConfig:
     """Multiply 16-bit weights as 8-bit integers on a CPU: many times faster, nearly as exact."""
     compile_layers: bool = False
     """Compile decoder layers and the sampler with torch.compile."""
+    max_drafts: int = 0
+    """Tokens that are guessed and checked in a step of one sequence; pays where a step takes as
+    long for a few rows as for one, without overlap."""
+    draft_rows: int = 8
+    """With guesses a decode step has at most so many rows."""
     jump_forward: bool = True
     """Feed several tokens at once where the grammar leaves no choice; pays without overlap."""

@@ -138,6 +138,11 @@ class DeviceGrammar:
         allowed = (self.next_state[state] != NOT_ALLOWED) & (self.per_token[:, 0] <= room[:, None])
         return torch.where(allowed, logits, float("-inf"))
 
+    def admits(self, state: torch.Tensor, count: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """Whether a token may follow; as `mask`, for one token of each row."""
+        room = self.per_state[state, 1] - count
+        return (self.next_state[state, token] != NOT_ALLOWED) & (self.per_token[token, 0] <= room)
+
     def advance(
         self, state: torch.Tensor, count: torch.Tensor, token: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

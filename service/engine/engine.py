@@ -17,7 +17,7 @@ from service.engine.device_state import RowValues
 from service.engine.kv_slots import KvSlots
 from service.engine.lora_slots import LoraSlots
 from service.engine.metrics import EngineMetrics
-from service.engine.runner import Launched, Part, Runner
+from service.engine.runner import Drawn, Launched, Part, Runner
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import EngineRequest, Finish, Listener, Output, Sequence, Ticket
 from service.errors import BackendError, BackendFailedError, BackendOverloadedError
@@ -187,7 +187,7 @@ class Engine:
         rows: dict[int, RowValues] = {}
         for sequence, copy in self._scheduler.admit(self._prepare):
             copies.append(copy)
-            rows[sequence.slot] = _row_values(sequence)
+            rows[sequence.slot] = sequence.row_values()
             self._unqueue()
             self.metrics.admit(sequence, reused=copy[2], now=time.monotonic())
         self._runner.copy_prefixes(copies)
@@ -227,8 +227,16 @@ class Engine:
         return step
 
     def _decode(self) -> _Step | None:
-        sequences = self._scheduler.decoding()
-        parts = [Part(s.slot, s.computed, s.tokens[s.computed :], s.lora) for s in sequences]
+        config, sequences = self._config, self._scheduler.decoding()
+        most = min(config.max_drafts, config.draft_rows // max(1, len(sequences)) - 1)
+        parts = [
+            Part(
+                s.slot, s.computed, s.tokens[s.computed :], s.lora,
+                drafts=s.guess(most, config.max_context),
+            )
+            for s in sequences
+        ]  # fmt: skip
+        self.metrics.drafts += sum(len(part.drafts) for part in parts)
         step = self._launch(sequences, parts, self._runner.decode)
         for sequence in sequences if step else ():
             sequence.computed += 1
@@ -258,34 +266,34 @@ class Engine:
             self._runner.recover()
             return
         forced: dict[int, RowValues] = {}
-        for index, (token, state, logprob) in drawn.items():
+        for index, draws in drawn.items():
             sequence = sequences[index]
             sequence.launched -= 1
-            if sequence.is_over:
-                continue
-            if sequence.request.choices:
+            if sequence.request.choices and not sequence.is_over:
                 sequence.scores = tuple(launched.scores(index))
                 self._end(sequence, "stop")
-                continue
-            sequence.news_logprob += logprob
-            if (
-                self._take(sequence, token, state)
-                and self._config.jump_forward
-                and sequence.grammar is not None
-                and self._force(sequence, sequence.grammar.offset)
-            ):
-                forced[sequence.slot] = _row_values(sequence)
+            for number, draw in enumerate(draws):
+                if sequence.is_over:
+                    break
+                if number:  # after a draft that was right, which has its keys already
+                    sequence.computed += 1
+                    self.metrics.accepted_drafts += 1
+                self._take(sequence, draw)
+                if self._jump(sequence):  # what was drawn after it may spell the same otherwise
+                    forced[sequence.slot] = sequence.row_values()
+                    break
         self._runner.state.write(forced)
 
-    def _take(self, sequence: Sequence, token: int, state: int) -> bool:
-        """Note a drawn token; says whether the sequence goes on."""
-        request, grammar = sequence.request, sequence.grammar
+    def _take(self, sequence: Sequence, drawn: Drawn) -> None:
+        """Note a drawn token, which may end the sequence."""
+        request, grammar, (token, state, logprob) = sequence.request, sequence.grammar, drawn
+        sequence.news_logprob += logprob
         self.metrics.draw(sequence, time.monotonic())
         sequence.generated += 1
         sequence.state = state
         if grammar is None and token in request.stop_tokens:
             self._end(sequence, "stop")
-            return False
+            return
         sequence.tokens.append(token)
         sequence.news.append(token)
         if grammar is not None and state == grammar.accept:
@@ -295,7 +303,13 @@ class Engine:
             or len(sequence.tokens) >= self._config.max_context
         ):
             self._end(sequence, "length")
-        return not sequence.is_over
+
+    def _jump(self, sequence: Sequence) -> bool:
+        """Append what must follow a drawn token, if anything."""
+        grammar = sequence.grammar
+        if grammar is None or sequence.is_over or not self._config.jump_forward:
+            return False
+        return self._force(sequence, grammar.offset)
 
     def _force(self, sequence: Sequence, offset: int) -> bool:
         """Append the tokens that must follow, if that may be done without asking the model."""
@@ -379,15 +393,3 @@ class Engine:
         for sequence in list(self._scheduler.everyone()):
             self._end(sequence, None, BackendFailedError("The engine has stopped"))
         self._tell()
-
-
-def _row_values(sequence: Sequence) -> RowValues:
-    request = sequence.request
-    return RowValues(
-        lora=sequence.lora_number,
-        state=sequence.state,
-        count=0,
-        seed=sequence.seed,
-        temperature=request.temperature,
-        top_p=request.top_p,
-    )

@@ -26,7 +26,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16", "nf4", "dequantized"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 CPU = EngineConfig(
-    max_sequences=8, max_context=4096, prefill_tokens=512, block=BLOCK, max_ranks=1024
+    max_sequences=8, max_context=4096, prefill_tokens=512, block=BLOCK, max_ranks=1024, max_drafts=2
 )
 GPU = EngineConfig(
     max_sequences=256,

@@ -32,6 +32,9 @@ class EngineMetrics:
     prompt_tokens: int = 0
     reused_tokens: int = 0
     generated_tokens: int = 0
+    drafts: int = 0
+    """Tokens that were guessed and checked."""
+    accepted_drafts: int = 0
     ended: dict[str, int] = field(default_factory=dict[str, int])
     tokens_by_adapter: dict[str, int] = field(default_factory=dict[str, int])
     running: int = 0

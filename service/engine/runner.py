@@ -5,14 +5,14 @@
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from service.engine.attention import Block, plan_blocks
 from service.engine.config import EngineConfig
-from service.engine.device_grammar import DeviceGrammar
+from service.engine.device_grammar import FREE, DeviceGrammar
 from service.engine.device_state import (
     COUNT,
     LORA,
@@ -43,6 +43,8 @@ class Part:
     """Whether the next token is drawn after it."""
     choices: tuple[int, ...] = ()
     """Instead of a draw: tokens whose log-probabilities are wanted."""
+    drafts: tuple[int, ...] = ()
+    """In decoding: what may follow its token; checked in the same step."""
 
     @property
     def lora_number(self) -> int:
@@ -78,17 +80,18 @@ class Launched:
             drawn = host
         self._drawn = drawn
 
-    def read(self) -> dict[int, Drawn]:
-        """What was drawn, by the index of its part; waits for the device."""
+    def read(self) -> dict[int, list[Drawn]]:
+        """What was drawn, one token after the other, by the index of its part; waits for the
+        device."""
         if self._drawn is None:
             return {}
         if self._event is not None:
             self._event.synchronize()
         rows: list[list[int]] = self._drawn.tolist()
-        return {
-            i: Drawn(token, state, units / LOGPROB_UNITS)
-            for i, (token, state, units) in zip(self._order, rows, strict=False)
-        }
+        result: dict[int, list[Drawn]] = defaultdict(list)
+        for i, (token, state, units) in zip(self._order, rows, strict=False):
+            result[i].append(Drawn(token, state, units / LOGPROB_UNITS))
+        return result
 
     def scores(self, index: int) -> list[float]:
         """Log-probabilities of a part's choices, normalised over them."""
@@ -156,14 +159,49 @@ class Runner:
 
     @torch.inference_mode()
     def decode(self, parts: Items[Part], *, sampling: bool) -> Launched:
-        """Compute each part's newest token, which the device knows, and draw the next one."""
+        """Compute each part's newest token, which the device knows, and draw the next one; and one
+        more after each draft that is what was drawn."""
         order = sorted(range(len(parts)), key=lambda i: parts[i].lora_number)
         ordered = [parts[i] for i in order]
+        if any(part.drafts for part in ordered):
+            return self._decode_drafts(order, ordered, sampling)
         slots = self.state.tensor([part.slot for part in ordered])
         ids = self.state.integers[slots, TOKEN]
         logits = self._forward(ordered, ids)
         self.state.integers[slots, POSITION] += 1
         return Launched(order, self._draw(logits, slots, sampling), {})
+
+    def _decode_drafts(self, order: list[int], parts: list[Part], sampling: bool) -> Launched:
+        """Each token is a row of its own, computed as if it were alone: the same as step by step,
+        to the bit where that is promised at all."""
+        rows = [(n, j) for n, part in enumerate(parts) for j in range(1 + len(part.drafts))]
+        alone = [replace(parts[n], start=parts[n].start + j) for n, j in rows]
+        ahead = self.state.tensor([j for _, j in rows])
+        guessed = self.state.tensor([parts[n].drafts[j - 1] if j else 0 for n, j in rows])
+        slots = self.state.tensor([part.slot for part in alone])
+        values = self.state.integers[slots]
+        values[:, TOKEN] = torch.where(ahead > 0, guessed, values[:, TOKEN])
+        logits = self._forward(alone, values[:, TOKEN])
+        values[:, POSITION] += 1 + ahead
+        for j in range(1, int(ahead.max()) + 1):
+            here = (ahead == j).nonzero()[:, 0]
+            before = values[here - 1]
+            following = before[:, STATE], before[:, COUNT], values[here, TOKEN]
+            admitted = self.grammar.admits(*following)
+            state, count = self.grammar.advance(*following)
+            # After a guess that may not follow, nothing is used: any state will do.
+            values[here, STATE] = torch.where(admitted, state, FREE)
+            values[here, COUNT] = torch.where(admitted, count, 0)
+        moved, logprob = self._next(logits, values, self.state.floats[slots], sampling)
+        drawn, kept, last = moved[:, TOKEN].tolist(), [], []
+        for row, (n, j) in enumerate(rows):
+            if j == 0 or (kept[-1] == row - 1 and drawn[row - 1] == parts[n].drafts[j - 1]):
+                kept.append(row)
+            if j == len(parts[n].drafts):
+                last.append(kept[-1])
+        self.state.integers[self.state.tensor([part.slot for part in parts])] = moved[last]
+        result = torch.stack((moved[:, TOKEN], moved[:, STATE], logprob), dim=1)[kept]
+        return Launched([order[rows[row][0]] for row in kept], result, {})
 
     @torch.inference_mode()
     def probe(self, lora: LoraSlot) -> Callable[[], bool]:
@@ -175,7 +213,7 @@ class Runner:
         adapted = self._forward([Part(padding, 0, tokens, lora)])
         differs = torch.isfinite(adapted).all() & (adapted != self._unchanged).any()
         launched = Launched([0], differs.long().expand(1, 3), {})
-        return lambda: bool(launched.read()[0].token)
+        return lambda: bool(launched.read()[0][0].token)
 
     def recover(self) -> None:
         """Give memory back after a step that failed."""

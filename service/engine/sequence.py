@@ -7,6 +7,8 @@ from typing import Literal
 
 from service.engine.adapter_files import HostAdapter
 from service.engine.device_grammar import GrammarKey, LoadedGrammar
+from service.engine.device_state import RowValues
+from service.engine.drafts import Lookup
 from service.engine.lora_slots import LoraSlot
 from service.engine.token_table import TokenTable
 
@@ -93,6 +95,7 @@ class Sequence:
     """When the newest token was read."""
     launched: int = 0
     """Steps whose tokens have not been read yet."""
+    lookup: Lookup = field(default_factory=Lookup)
     news: list[int] = field(default_factory=list[int])
     news_logprob: float = 0.0
 
@@ -126,6 +129,22 @@ class Sequence:
         self.news.clear()
         self.news_logprob = 0.0
         return output
+
+    def guess(self, most: int, max_context: int) -> tuple[int, ...]:
+        """What may follow the newest token, as far as the sequence may grow."""
+        room = min(self.request.max_tokens - self.generated, max_context - len(self.tokens)) - 1
+        return self.lookup.guess(self.tokens, min(most, room))
+
+    def row_values(self) -> RowValues:
+        """What the device has to know before it goes on from here."""
+        return RowValues(
+            lora=self.lora_number,
+            state=self.state,
+            count=0,
+            seed=self.seed,
+            temperature=self.request.temperature,
+            top_p=self.request.top_p,
+        )
 
     @property
     def seed(self) -> int:
