@@ -23,6 +23,8 @@ class RawRow:
 def read_rows(path: str) -> Iterator[RawRow]:
     """Every row of a .jsonl, .csv or .parquet file, or of `hf:ORG/NAME[:SPLIT]`.
 
+    A JSON line is a row, or a passage with its rows in `questions`.
+
     Raises:
         DataError: The source is missing, or a row of it is broken; the message names the line.
     """
@@ -55,7 +57,21 @@ def _read_jsonl(file: Path) -> Iterator[RawRow]:
                 continue
             if not isinstance(values, dict):
                 raise DataError(f"{place}: expected an object, found {type(values).__name__}")
-            yield RawRow(place, values)
+            yield from _rows_of(place, values)
+
+
+def _rows_of(place: str, values: dict[str, Any]) -> Iterator[RawRow]:
+    """A passage with its `questions` is as many rows, each with what they share."""
+    questions = values.get("questions")
+    if not isinstance(questions, list):
+        yield RawRow(place, values)
+        return
+    shared = {name: value for name, value in values.items() if name != "questions"}
+    for number, question in enumerate(questions, 1):
+        where = f"{place}, question {number}"
+        if not isinstance(question, dict):
+            raise DataError(f"{where}: expected an object, found {type(question).__name__}")
+        yield RawRow(where, shared | question)
 
 
 def _read_csv(file: Path) -> Iterator[RawRow]:

@@ -118,6 +118,19 @@ def test_csv_and_parquet_read_like_jsonl(tmp_path: Path) -> None:
         assert example.question.question == row()["question"]
 
 
+def test_a_line_may_be_a_passage_with_several_questions(tmp_path: Path) -> None:
+    shared = {"context": row()["context"]}
+    asked = {name: value for name, value in row().items() if name not in shared}
+    other = asked | {"id": "another", "question": "Nước đóng băng ở bao nhiêu độ?"}
+    path = write_jsonl(tmp_path / "a.jsonl", [shared | {"questions": [asked, other]}, row()])
+    examples = load_examples(data(path)).train
+    assert {e.question.question for e in examples} == {asked["question"], other["question"]}
+    assert {e.context for e in examples} == {row()["context"]}
+    broken = write_jsonl(tmp_path / "b.jsonl", [shared | {"questions": [asked, "Vì sao?"]}])
+    with pytest.raises(DataError, match=r"b\.jsonl:1, question 2: expected an object, found str"):
+        load_examples(data(broken))
+
+
 def test_no_passage_is_on_both_sides_of_the_split(few_rows: Path) -> None:
     split = load_examples(data(few_rows, validation_share=0.3))
     sides = [{passage_key(e.context) for e in side} for side in (split.train, split.validation)]
