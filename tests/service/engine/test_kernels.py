@@ -1,10 +1,21 @@
+# pyright: basic
+# torch and transformers are typed too loosely for strict mode.
 """What the GPU's kernels compute is what plain torch does, checked without a GPU."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from model_registry.bases.tiny import TinyArchitecture, write_tiny_model
+from service.engine.device_grammar import GrammarCompiler
+from service.engine.lora import GatedMlp, gate_mlps
+from service.engine.model import load_weights, prepare_model
+from service.engine.runner import Part, Runner
+from tests.service.engine.conftest import SIZES
 
 
 @pytest.mark.parametrize(
@@ -25,3 +36,18 @@ def test_kernels(check: str) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("architecture", "joined"), [("qwen2", 2), ("gemma3", 0)])
+def test_only_mlps_that_open_with_silu_get_the_kernel_for_it(
+    tmp_path: Path, architecture: TinyArchitecture, joined: int
+) -> None:
+    directory = write_tiny_model(tmp_path / "base", architecture)
+    prepared = prepare_model(load_weights(directory, torch.float32, torch.device("cpu")), SIZES)
+    parts = [Part(0, 0, range(2, 12))]
+    runner = Runner(prepared, SIZES, GrammarCompiler([b"a"] * prepared.vocab_size).vocabulary)
+    before = runner._forward(parts).clone()
+    gate_mlps(prepared.model.base_model.layers, prepared.lora_step)
+    mlps = [m for m in prepared.model.modules() if isinstance(m, GatedMlp)]
+    assert len(mlps) == joined
+    assert torch.equal(runner._forward(parts), before)
