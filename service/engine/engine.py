@@ -367,6 +367,12 @@ class Engine:
         """Tell listeners what is new; one call per request, so that waking them stays cheap."""
         for sequence in self._scheduler.running:
             self._report(sequence)
+        metrics = self.metrics  # before anybody hears that something has ended, and asks
+        metrics.running = len(self._scheduler.running)
+        metrics.waiting = self._scheduler.waiting
+        metrics.adapters_in_slots = self._lora.in_use
+        metrics.adapter_loads = self._lora.loads
+        metrics.adapter_evictions = self._lora.evictions
         news, self._news = self._news, {}
         for ticket, outputs in news.items():
             try:
@@ -374,12 +380,6 @@ class Engine:
             except Exception:  # a caller that has gone away must not stop the others
                 _log.exception("A listener failed")
                 ticket.cancelled = True
-        metrics = self.metrics
-        metrics.running = len(self._scheduler.running)
-        metrics.waiting = self._scheduler.waiting
-        metrics.adapters_in_slots = self._lora.in_use
-        metrics.adapter_loads = self._lora.loads
-        metrics.adapter_evictions = self._lora.evictions
 
     def _unqueue(self) -> None:
         with self._lock:
