@@ -28,12 +28,21 @@ from tests.service.engine.conftest import SIZES
     ],
 )
 def test_kernels(check: str) -> None:
+    interpret("kernel_checks", check)
+
+
+@pytest.mark.parametrize("form", ["pooled", "apart"])
+def test_the_gpu_path_answers_as_the_cpu_does_alone_and_mixed(form: str) -> None:
+    interpret("gpu_on_cpu", form)
+
+
+def interpret(module: str, argument: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.service.engine.kernel_checks", check],
+        [sys.executable, "-W", "ignore", "-m", f"tests.service.engine.{module}", argument],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
