@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.engine_floor import Floor
 from benchmarks.engine_loading import measure_loading
-from benchmarks.engine_throughput import Bench, open_bench, run
+from benchmarks.engine_throughput import Bench, open_bench, run, workload_config
 from benchmarks.engine_workload import (
     Structure,
     qwen2_config,
@@ -31,9 +31,7 @@ from benchmarks.engine_workload import (
     requests,
 )
 from service.engine.adapter_files import HostAdapter
-from service.engine.config import EngineConfig
 from service.engine.device_state import POSITION
-from service.engine.loading import CPU, GPU
 from service.engine.model import load_weights
 
 CASE_LIMIT_S = 60
@@ -222,13 +220,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 def open_session(args: argparse.Namespace) -> Session:
     on_gpu = torch.cuda.is_available()
-    config: EngineConfig = replace(
-        GPU if on_gpu else CPU,
-        max_context=1024,
-        max_adapters=args.adapters,
-        max_ranks=args.adapters * args.rank,
-        max_queue=args.requests + 8,
-    )
+    config = workload_config(args.adapters, args.rank, args.requests)
     stored = on_gpu and args.group == "again" and (args.weights / "config.json").exists()
     device = torch.device("cuda" if on_gpu else "cpu")
     model = load_weights(args.weights, torch.bfloat16, device) if stored else None

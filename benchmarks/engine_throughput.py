@@ -40,6 +40,17 @@ class Bench:
     start_s: dict[str, float]
 
 
+def workload_config(adapters: int, rank: int, requests: int) -> EngineConfig:
+    """The device's sizes, with room for so many adapters and waiting requests."""
+    return replace(
+        GPU if torch.cuda.is_available() else CPU,
+        max_context=1024,
+        max_adapters=adapters,
+        max_ranks=adapters * rank,
+        max_queue=requests + 8,
+    )
+
+
 def open_bench(
     size: str, config: EngineConfig, structure: Structure, model=None, *, sampling: bool = False
 ) -> Bench:
@@ -102,12 +113,8 @@ def main() -> None:
     args = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     config = replace(
-        GPU if on_gpu else CPU,
+        workload_config(args.adapters, args.rank, args.requests),
         max_sequences=args.sequences if on_gpu else 8,
-        max_context=1024,
-        max_adapters=args.adapters,
-        max_ranks=args.adapters * args.rank,
-        max_queue=args.requests + 8,
         compile_layers=on_gpu and not args.no_compile,
     )
     structure = Structure()

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +124,10 @@ def _note(out: Path | None, row: dict[str, Any]) -> None:
 def _open(args: argparse.Namespace) -> tuple[Any, list[Any]]:
     import torch
 
-    from benchmarks.engine_throughput import open_bench
+    from benchmarks.engine_throughput import open_bench, workload_config
     from benchmarks.engine_workload import Structure, random_adapter
-    from service.engine.loading import GPU
 
-    config = replace(
-        GPU,
-        max_context=1024,
-        max_adapters=args.adapters,
-        max_ranks=args.adapters * args.rank,
-        max_queue=args.requests + 8,
-    )
+    config = workload_config(args.adapters, args.rank, args.requests)
     bench = open_bench(args.size, config, Structure())
     adapters = [
         random_adapter(i, args.rank, bench.shapes, torch.bfloat16, pinned=True)

@@ -22,6 +22,7 @@ SIZES = EngineConfig(
     max_adapters=3,
     max_ranks=48,
     max_grammar_states=512,
+    max_drafts=2,
 )
 
 

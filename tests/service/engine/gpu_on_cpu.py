@@ -30,7 +30,9 @@ from service.engine.sequence import EngineRequest
 from tests.service.engine.conftest import SIZES, linear_shapes, write_adapter
 from tests.service.engine.driving import Heard, prompt_of, read, submit
 
-CONFIG = replace(SIZES, max_sequences=4, prefill_tokens=96, overlap=True, jump_forward=False)
+CONFIG = replace(
+    SIZES, max_sequences=4, prefill_tokens=96, overlap=True, jump_forward=False, max_drafts=0
+)
 
 
 class Remembered:

@@ -23,11 +23,20 @@ from tests.service.engine.driving import Heard, prompt_of, read, submit
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the engine runs on the GPU")
 _AHEAD = replace(SIZES, max_drafts=3, draft_rows=8)
+_STEPWISE = replace(SIZES, max_drafts=0)
+
+
+@pytest.fixture
+def stepwise(tiny: Path) -> Iterator[OpenEngine]:
+    """An engine that draws a token at a time."""
+    engine = open_engine(tiny, "fp32", _STEPWISE)
+    yield engine
+    engine.engine.close()
 
 
 @pytest.fixture
 def ahead(tiny: Path) -> Iterator[OpenEngine]:
-    """The engine of `opened`, guessing."""
+    """The same, guessing."""
     engine = open_engine(tiny, "fp32", _AHEAD)
     yield engine
     engine.engine.close()
@@ -47,10 +56,10 @@ def several(opened: OpenEngine, adapter: Path) -> list[Heard]:
 
 
 def test_answers_are_those_of_one_token_at_a_time(
-    opened: OpenEngine, ahead: OpenEngine, tiny: Path, tmp_path: Path
+    stepwise: OpenEngine, ahead: OpenEngine, tiny: Path, tmp_path: Path
 ) -> None:
     adapter = write_adapter(tmp_path / "a", linear_shapes(tiny), seed=5)
-    expected, got = several(opened, adapter), several(ahead, adapter)
+    expected, got = several(stepwise, adapter), several(ahead, adapter)
     assert [heard.tokens for heard in got] == [heard.tokens for heard in expected]
     assert [heard.finish for heard in got] == [heard.finish for heard in expected]
     for ours, theirs in zip(got, expected, strict=True):
@@ -58,12 +67,12 @@ def test_answers_are_those_of_one_token_at_a_time(
     metrics = ahead.engine.metrics
     assert metrics.accepted_drafts > 20
     assert metrics.drafts > metrics.accepted_drafts, "some guesses must have been wrong"
-    assert opened.engine.metrics.drafts == 0
+    assert stepwise.engine.metrics.drafts == 0
 
 
 @pytest.mark.parametrize("wild", [False, True], ids=["looked up", "at random"])
 def test_under_a_grammar_no_guess_gets_past_it(
-    opened: OpenEngine, ahead: OpenEngine, monkeypatch: pytest.MonkeyPatch, wild: bool
+    stepwise: OpenEngine, ahead: OpenEngine, monkeypatch: pytest.MonkeyPatch, wild: bool
 ) -> None:
     if wild:  # tokens that the grammar refuses, ends, texts longer than a field
         rng, size = random.Random(1), len(ahead.tokens)
@@ -87,7 +96,7 @@ def test_under_a_grammar_no_guess_gets_past_it(
         return heard.tokens
 
     for seed in range(6):
-        assert answer(ahead, seed) == answer(opened, seed)
+        assert answer(ahead, seed) == answer(stepwise, seed)
     assert ahead.engine.metrics.drafts > 0
 
 
@@ -95,7 +104,7 @@ def test_under_a_grammar_no_guess_gets_past_it(
 def test_with_8_bit_weights_logits_are_the_same_to_the_bit(tiny: Path) -> None:
     request = EngineRequest(prompt=prompt_of(12) * 4, max_tokens=60)
     seen: list[dict[int, torch.Tensor]] = []
-    for config in (SIZES, _AHEAD):
+    for config in (_STEPWISE, _AHEAD):
         engine = open_engine(tiny, "bf16", replace(config, int8_on_cpu=True, block=32))
         runner, logits = engine.engine._runner, {}
         following = runner._next
