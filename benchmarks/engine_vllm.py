@@ -12,10 +12,12 @@ pass. Ours is opened first: vLLM's plan of its memory does not bear a neighbour 
 import argparse
 import json
 import os
+import queue
 import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -57,9 +59,7 @@ def _take_turns(args: argparse.Namespace) -> None:
             bench.engine.close()
 
 
-def take_turns(
-    args: argparse.Namespace, bench: Any, adapters: list[Any], peer: "subprocess.Popen[str]"
-) -> None:
+def take_turns(args: argparse.Namespace, bench: Any, adapters: list[Any], peer: "Peer") -> None:
     """Measure each case on ours, then on vLLM, as often as asked."""
     from benchmarks.engine_throughput import run
     from benchmarks.engine_workload import requests
@@ -71,14 +71,14 @@ def take_turns(
             work = [bench.structure.constrain(request) for request in work]
         return run(bench, work)["tokens_per_s"]
 
-    print("vLLM:", _answer(peer, _READY_S), flush=True)
+    print("vLLM:", peer.answer(_READY_S), flush=True)
     for case in CASES:
         ours(case, 9)
     for number in range(args.passes):
         for case in CASES:
             rates = {"ours": ours(case, 11 + number)}
-            print(json.dumps([case, 11 + number]), file=peer.stdin, flush=True)
-            rates["vllm"] = float(_answer(peer, 240))
+            peer.tell(json.dumps([case, 11 + number]))
+            rates["vllm"] = float(peer.answer(240))
             _note(args.out, {"case": case, "pass": number} | rates)
 
 
@@ -156,7 +156,7 @@ def _linear_shapes(config: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-def start_peer(args: argparse.Namespace, work: Path) -> "subprocess.Popen[str]":
+def start_peer(args: argparse.Namespace, work: Path) -> "Peer":
     """vLLM in a process of its own; it says `> ready` when it is."""
     write_files(args, work)
     command = [sys.executable, __file__, "--as-peer", str(work), "--rank", str(args.rank)]
@@ -172,27 +172,45 @@ def start_peer(args: argparse.Namespace, work: Path) -> "subprocess.Popen[str]":
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    return Peer(command, environment)
 
 
-def _answer(peer: "subprocess.Popen[str]", seconds: float) -> str:
-    """The peer's next answer; what else it prints is passed on."""
-    import selectors
+class Peer:
+    """A process that is told a line and answers with one that begins with `> `."""
 
-    assert peer.stdout is not None
-    selector = selectors.DefaultSelector()
-    selector.register(peer.stdout, selectors.EVENT_READ)
-    end = time.time() + seconds
-    while selector.select(max(0.0, end - time.time())):
-        line = peer.stdout.readline()
-        if not line:
-            raise RuntimeError("vLLM has ended")
-        if line.startswith("> "):
-            return line[2:].strip()
-        print("vLLM:", line.rstrip(), flush=True)
-    raise TimeoutError(f"vLLM has not answered for {seconds:.0f} s")
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def tell(self, line: str) -> None:
+        """Say a line to it."""
+        print(line, file=self._process.stdin, flush=True)
+
+    def answer(self, seconds: float) -> str:
+        """Its next answer; what else it prints is passed on."""
+        end = time.time() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, end - time.time()))
+            except queue.Empty:
+                raise TimeoutError(f"the peer has not answered for {seconds:.0f} s") from None
+            if not line:
+                raise RuntimeError("the peer has ended")
+            if line.startswith("> "):
+                return line[2:].strip()
+            print("vLLM:", line.rstrip(), flush=True)
+
+    def kill(self) -> None:
+        self._process.kill()
 
 
 def _be_peer(args: argparse.Namespace) -> None:
