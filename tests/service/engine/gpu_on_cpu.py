@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 
-from model_registry.bases.tiny import write_tiny_model
+from model_registry.bases.tiny import TinyArchitecture, write_tiny_model
 from service.engine.config import EngineConfig
 from service.engine.device_grammar import GrammarCompiler
 from service.engine.engine import Engine
@@ -86,9 +86,10 @@ def answers(opened: Any, requests: list[EngineRequest]) -> list[Heard]:
     return together + [submit(opened, request).wait(600) for request in requests[:2]]
 
 
-def check(pooled: bool) -> None:
+def check(form: str, architecture: TinyArchitecture) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        tiny = write_tiny_model(Path(folder) / "tiny")
+        layers = 6 if architecture == "gemma3" else 2  # one of them sees everything
+        tiny = write_tiny_model(Path(folder) / "tiny", architecture, layers=layers)
         adapters = [
             write_adapter(Path(folder) / str(r), linear_shapes(tiny), seed=r, r=r) for r in (4, 12)
         ]
@@ -100,10 +101,11 @@ def check(pooled: bool) -> None:
             for adapter in ({}, *({"digest": a.name, "adapter": a} for a in host))
             for n in (3, 60)
         ]
+        requests.append(replace(requests[2], n=2, temperature=0.8, top_p=0.9, seed=3))
         expected = answers(plain, requests)
         plain.engine.close()
         opened = Opened(prepared_as_on_a_gpu(tiny, CONFIG), CONFIG)
-        opened.runner._is_pooled = pooled
+        opened.runner._is_pooled = form == "pooled"
         got = answers(opened, requests)
         reused = opened.engine.metrics.reused_tokens
         opened.engine.close()
@@ -114,4 +116,4 @@ def check(pooled: bool) -> None:
 
 
 if __name__ == "__main__":
-    check(pooled=sys.argv[1] == "pooled")
+    check(sys.argv[1], cast("TinyArchitecture", sys.argv[2]))

@@ -31,14 +31,14 @@ def test_kernels(check: str) -> None:
     interpret("kernel_checks", check)
 
 
-@pytest.mark.parametrize("form", ["pooled", "apart"])
-def test_the_gpu_path_answers_as_the_cpu_does_alone_and_mixed(form: str) -> None:
-    interpret("gpu_on_cpu", form)
+@pytest.mark.parametrize(("form", "architecture"), [("pooled", "qwen2"), ("apart", "gemma3")])
+def test_the_gpu_path_answers_as_the_cpu_does_alone_and_mixed(form: str, architecture: str) -> None:
+    interpret("gpu_on_cpu", form, architecture)
 
 
-def interpret(module: str, argument: str) -> None:
+def interpret(module: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"tests.service.engine.{module}", argument],
+        [sys.executable, "-W", "ignore", "-m", f"tests.service.engine.{module}", *arguments],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
