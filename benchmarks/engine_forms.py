@@ -33,8 +33,8 @@ def measure_forms(runner: Any, adapters: int, rank: int, note: Note) -> None:
             milliseconds = _decode(runner, rows, True, adapters, rank)
             note(f"decode step of {rows}, {'pooled' if pooled else 'apart'}", milliseconds, "ms")
     for with_adapters in (False, True):
-        seconds = _prompts(runner, adapters if with_adapters else 0, rank)
-        note(f"step of prompts, {'adapters' if with_adapters else 'base'}", seconds, "ms")
+        milliseconds = _prompts(runner, adapters if with_adapters else 0, rank)
+        note(f"step of prompts, {'adapters' if with_adapters else 'base'}", milliseconds, "ms")
 
 
 def measure_kernels(runner: Any, adapters: int, rank: int) -> None:

@@ -44,6 +44,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.as_peer:
         _be_peer(args)
+    elif not (args.vllm_site and args.tokenizer):
+        parser.error("--vllm-site and --tokenizer are needed: see above")
     else:
         _take_turns(args)
 
@@ -100,7 +102,7 @@ def write_files(args: argparse.Namespace, work: Path) -> None:
     fields |= {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "torch_dtype": "bfloat16"}
     fields |= {"bos_token_id": 151_643, "eos_token_id": 151_645, "use_sliding_window": False}
     (work / "model" / "config.json").write_text(json.dumps(fields))
-    for file in args.tokenizer.glob("*token*") if args.tokenizer else ():
+    for file in args.tokenizer.glob("*token*"):
         (work / "model" / file.name).write_bytes(file.read_bytes())
     shapes = _linear_shapes(config)
     for number in range(args.adapters):

@@ -232,7 +232,7 @@ class Engine:
         parts = [
             Part(
                 s.slot, s.computed, s.tokens[s.computed :], s.lora,
-                drafts=s.guess(most, config.max_context),
+                drafts=s.guess(most, config.max_context) if most > 0 else (),
             )
             for s in sequences
         ]  # fmt: skip

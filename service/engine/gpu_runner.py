@@ -31,6 +31,7 @@ from service.engine.triton_lora import DECODE_BLOCK, PROMPT_BLOCK, parts_of_bloc
 # None of 1: torch.compile would make code for it alone, which costs more at start than a row here.
 _BUCKETS = (2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 _FEW_ROWS = 32
+"""So many draws do not fill the device unless the vocabulary is cut into pieces; more do."""
 _POOLED_RANKS = 2048
 """Larger pools are never read as a whole."""
 _ODD = 77
@@ -156,13 +157,15 @@ class GpuRunner(Runner):
         if with_lora:
             kernels.lora_blocks = self._lora_blocks[: self._decode_blocks(bucket)]
             kernels.pooled = self._is_pooled
-        # Few rows do not fill the device unless they are cut.
-        self._pieces = self._cuts if bucket <= _FEW_ROWS else 1
         logits = self.model.logits(rows[:, TOKEN].contiguous(), plan.positions, 0)
         state.integers[slots, POSITION] = rows[:, POSITION] + 1
         drawn = self._draw(logits, slots, sampling)
         state.integers[self.config.max_sequences] = 0
         return drawn
+
+    def _draw(self, logits: torch.Tensor, slots: torch.Tensor, sampling: bool) -> torch.Tensor:
+        self._pieces = self._cuts if len(slots) <= _FEW_ROWS else 1
+        return super()._draw(logits, slots, sampling)
 
     def _decode_blocks(self, rows: int) -> int:
         """The most blocks that so many rows may make; the base's and padding are apart, too."""
