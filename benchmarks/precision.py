@@ -5,8 +5,9 @@
     python -m benchmarks.precision [--answers 8]
 
 Along answers that were read (benchmarks/data/read_blind.jsonl), against 32 bits throughout: bf16,
-fp16, and a residual stream in 32 bits between linear layers that take and give bf16. Prints the mean
-KL divergence and the share of tokens of which the most likely one is the same. On a CPU a few minutes.
+fp16, and a residual stream in 32 bits between linear layers that take and give bf16. Prints the
+mean KL divergence and the share of tokens of which the most likely one is the same. Takes some
+minutes on a CPU.
 """
 
 import argparse
