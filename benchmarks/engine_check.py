@@ -6,6 +6,7 @@ python -m benchmarks.engine_check --size 0.5b
 """
 
 import argparse
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -72,7 +73,7 @@ def check(size: str) -> dict[str, float]:
 
         cast("Any", runner)._draw = keep
         for pooled in (True, False) if form == "adapters" else (False,):
-            runner._is_pooled = pooled
+            runner._pooled_from = 0 if pooled else math.inf
             runner.state.integers[:3, POSITION] = runner.state.tensor([len(p) - 1 for p in prompt])
             runner._decode_rows(3, form != "base", False)
             expected = plain if form == "base" else adapted

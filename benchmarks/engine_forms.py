@@ -2,6 +2,7 @@
 # torch is typed too loosely for strict mode.
 """What a step of the engine consists of on a GPU: the forms of its adapters, kernel by kernel."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,14 +25,16 @@ _SHOWN = 14
 
 def measure_forms(runner: Any, adapters: int, rank: int, note: Note) -> None:
     """Decode steps and a full step of prompts with A multiplied in each way."""
-    chosen = runner._is_pooled
+    chosen = runner._pooled_from
     for rows in (2, 16, 64, runner.config.max_sequences):
         note(f"decode step of {rows}, base", _decode(runner, rows, False, adapters, rank), "ms")
-        for pooled in (not chosen, chosen):
-            runner._is_pooled = pooled
+        for pooled in (False, True):
+            runner._pooled_from = 0 if pooled else math.inf
             runner._decode_graphs.pop((rows, True, False), None)
             milliseconds = _decode(runner, rows, True, adapters, rank)
             note(f"decode step of {rows}, {'pooled' if pooled else 'apart'}", milliseconds, "ms")
+        runner._decode_graphs.pop((rows, True, False), None)
+    runner._pooled_from = chosen
     for with_adapters in (False, True):
         milliseconds = _prompts(runner, adapters if with_adapters else 0, rank)
         note(f"step of prompts, {'adapters' if with_adapters else 'base'}", milliseconds, "ms")

@@ -8,6 +8,7 @@ prompts finds its tokens in `PromptBuffers`.
 """
 
 import bisect
+import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
@@ -26,14 +27,16 @@ from service.engine.prompt_buffers import PromptBuffers
 from service.engine.runner import Launched, Part, Runner
 from service.engine.token_table import Vocabulary
 from service.engine.triton_attention import PROMPT_ROWS
-from service.engine.triton_lora import DECODE_BLOCK, PROMPT_BLOCK, parts_of_blocks
+from service.engine.triton_lora import DECODE_BLOCK, NARROW, PROMPT_BLOCK, WIDE, parts_of_blocks
 
 # None of 1: torch.compile would make code for it alone, which costs more at start than a row here.
 _BUCKETS = (2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 _FEW_ROWS = 32
 """So many draws do not fill the device unless the vocabulary is cut into pieces; more do."""
 _POOLED_RANKS = 2048
-"""Larger pools are never read as a whole."""
+_MANY_RANKS, _MANY_ROWS = 4096, 128
+"""A pool of more than `_POOLED_RANKS` is only read as a whole for so many rows, which use most of
+it; one of more than `_MANY_RANKS` never is."""
 _ODD = 77
 """Compiled code takes a number of tokens that equals some other size for that size, and is made
 again for the next number; this one is nothing else."""
@@ -45,10 +48,10 @@ class GpuRunner(Runner):
 
     def __init__(self, model: EngineModel, config: EngineConfig, vocabulary: Vocabulary) -> None:
         super().__init__(model, config, vocabulary)
-        self._kernels = GpuKernels()
+        self._kernels = GpuKernels(model.plan, _rank_tile(config))
         self._nothing = LoraSlot(0, "", slice(0, 0))
         self._cuts = next(n for n in (128, 64, 32, 1) if model.vocab_size % n == 0)
-        self._is_pooled = config.max_ranks <= _POOLED_RANKS
+        self._pooled_from = _pooled_from(config.max_ranks)
         model.plan.kernels = model.lora_step.kernels = self._kernels
         for group in {linear.group for linear in model.linears.values()}:
             group.parts_of = parts_of_blocks(group.sizes, self.device)
@@ -156,7 +159,7 @@ class GpuRunner(Runner):
         kernels.lora_blocks = None
         if with_lora:
             kernels.lora_blocks = self._lora_blocks[: self._decode_blocks(bucket)]
-            kernels.pooled = self._is_pooled
+            kernels.pooled = bucket >= self._pooled_from
         logits = self.model.logits(rows[:, TOKEN].contiguous(), plan.positions, 0)
         state.integers[slots, POSITION] = rows[:, POSITION] + 1
         drawn = self._draw(logits, slots, sampling)
@@ -202,6 +205,18 @@ class GpuRunner(Runner):
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
         return graph, result
+
+
+def _pooled_from(ranks: int) -> float:
+    """Rows from which a decode step multiplies all A of a pool of so many ranks."""
+    if ranks <= _POOLED_RANKS:
+        return 0
+    return _MANY_ROWS if ranks <= _MANY_RANKS else math.inf
+
+
+def _rank_tile(config: EngineConfig) -> int:
+    """The wider one where the pool has been made for adapters of more than 32 ranks each."""
+    return WIDE if config.max_ranks > 32 * max(1, config.max_adapters) else NARROW
 
 
 def _ranks_of(part: Part) -> tuple[int, int]:

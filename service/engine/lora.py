@@ -79,6 +79,11 @@ class LinearGroup:
         self._input: torch.Tensor | None = None
         self._parts: tuple[torch.Tensor, ...] = ()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there are rows for adapters."""
+        return len(self.b) > 0
+
     def _join(self, rows: int) -> None:
         """Put the base matrices and the pools of A side by side; the layers keep views of them."""
         outputs, parts = sum(self.sizes), len(self.bases)

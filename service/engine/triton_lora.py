@@ -21,7 +21,9 @@ PROMPT_BLOCK = 64
 """Tokens of a block in prompts, where many in a row use one adapter."""
 DECODE_BLOCK = 16
 """Tokens of a block in decoding; a matrix unit takes no fewer."""
-_RANK = 16
+NARROW, WIDE = 16, 64
+"""Ranks of an adapter that a product takes at once. Of large adapters the fewer the rounds, the
+less is read again; small ones leave a wide product mostly empty."""
 _PART = 128
 """No part has a width that this does not divide."""
 _TILES = {
@@ -106,8 +108,8 @@ def _change(
 def _expand(
     hidden, b, y, out, blocks, parts_of, outputs, y_token, out_token,
     hidden_split, hidden_token, hidden_part,
-    SPLITS: tl.constexpr, POOLED: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr,
-    RANK: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
+    SPLITS: tl.constexpr, POOLED: tl.constexpr, GATED: tl.constexpr, IN_PLACE: tl.constexpr,
+    ROWS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     block = blocks + tl.program_id(0) * 4
     token, count = tl.load(block), tl.load(block + 1)
@@ -133,7 +135,7 @@ def _expand(
         )  # fmt: skip
         result = gate * tl.sigmoid(gate) * up
     else:
-        if rank == 0:
+        if IN_PLACE and rank == 0:
             return
         part = tl.load(parts_of + tl.program_id(1) * BLOCK // PART)
         cells = present[:, None] & (n < outputs)[None, :]
@@ -146,6 +148,16 @@ def _expand(
     tl.store(out + place, result.to(out.dtype.element_ty), cells)
 
 
+@triton.jit
+def _open_gate(y, out, inner, BLOCK: tl.constexpr):
+    row, n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = n < inner
+    gate = tl.load(y + row * 2 * inner + n, inside, 0.0).to(tl.float32)
+    up = tl.load(y + row * 2 * inner + inner + n, inside, 0.0).to(tl.float32)
+    result = gate * tl.sigmoid(gate) * up
+    tl.store(out + row * inner + n, result.to(out.dtype.element_ty), inside)
+
+
 def parts_of_blocks(sizes: list[int], device: torch.device) -> torch.Tensor | None:
     """Which part each block of outputs belongs to; None if a block would span two."""
     if len(sizes) > 1 and any(size % _PART for size in sizes):
@@ -154,12 +166,13 @@ def parts_of_blocks(sizes: list[int], device: torch.device) -> torch.Tensor | No
     return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
-def shrink(x, a, blocks, block_tokens: int) -> torch.Tensor:
+def shrink(x, a, blocks, block_tokens: int, rank_tile: int = NARROW) -> torch.Tensor:
     """Tokens times the A rows of their adapters: [splits, tokens, parts, highest rank].
 
     Args:
         a: [parts, pool rows, inputs].
         blocks: The table; a block of no tokens is skipped.
+        rank_tile: `NARROW` or `WIDE`; any rank works with either.
     """
     tokens, inputs = x.shape
     parts, pool_rows, _ = a.shape
@@ -170,13 +183,22 @@ def shrink(x, a, blocks, block_tokens: int) -> torch.Tensor:
     launch: Any = _shrink  # options of the compiler are no parameters of it
     launch[(len(blocks), parts, splits)](
         x, a, hidden, blocks, tokens, inputs, pool_rows, width, chunk,
-        PARTS=parts, ROWS=block_tokens, RANK=_RANK, BLOCK=128, num_warps=4, num_stages=3,
+        PARTS=parts, ROWS=block_tokens, RANK=rank_tile, BLOCK=128, num_warps=4, num_stages=3,
     )  # fmt: skip
     return hidden
 
 
 def expand(
-    hidden, y, b, blocks, parts_of, block_tokens: int, *, pooled: bool = False, gated: bool = False
+    hidden,
+    y,
+    b,
+    blocks,
+    parts_of,
+    block_tokens: int,
+    rank_tile: int = NARROW,
+    *,
+    pooled: bool = False,
+    gated: bool = False,
 ) -> torch.Tensor:
     """Add `hidden`, times the B rows of each adapter, to `y` [tokens, outputs].
 
@@ -187,18 +209,29 @@ def expand(
         gated: The outputs are gate and up of an MLP; returns silu(gate) * up instead.
 
     Returns:
-        `y`, changed in place; with `gated` a new tensor [tokens, outputs / 2].
+        [tokens, outputs] without gaps: `y`, changed in place, unless it has gaps; or with `gated` a
+        new tensor [tokens, outputs / 2]. What is new is only written for tokens of some block.
     """
     splits, tokens = hidden.shape[:2]
     outputs = b.shape[1]
-    out = y.new_empty((tokens, outputs // 2)) if gated else y
+    in_place = not gated and y.is_contiguous()
+    out = y if in_place else y.new_empty((tokens, outputs // 2 if gated else outputs))
     tile, warps = _TILES[block_tokens, gated]
     tiles = triton.cdiv(outputs // 2 if gated else outputs, tile)
     launch: Any = _expand  # options of the compiler are no parameters of it
     launch[(len(blocks), tiles)](
         hidden, b, y, out, blocks, parts_of, outputs, y.stride(0), out.stride(0),
         hidden.stride(0), hidden.stride(1), hidden.stride(2),
-        SPLITS=splits, POOLED=pooled, GATED=gated, ROWS=block_tokens, RANK=_RANK, BLOCK=tile,
-        PART=_PART, num_warps=warps, num_stages=2,
+        SPLITS=splits, POOLED=pooled, GATED=gated, IN_PLACE=in_place, ROWS=block_tokens,
+        RANK=rank_tile, BLOCK=tile, PART=_PART, num_warps=warps, num_stages=2,
     )  # fmt: skip
+    return out
+
+
+def open_gate(y) -> torch.Tensor:
+    """silu(gate) * up of [tokens, gate and up side by side]."""
+    tokens, inner = len(y), y.shape[1] // 2
+    out = y.new_empty((tokens, inner))
+    launch: Any = _open_gate  # a block's size is a plain number to its caller
+    launch[(tokens, triton.cdiv(inner, 1024))](y, out, inner, BLOCK=1024)
     return out

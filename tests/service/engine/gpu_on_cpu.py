@@ -105,7 +105,7 @@ def check(form: str, architecture: TinyArchitecture) -> None:
         expected = answers(plain, requests)
         plain.engine.close()
         opened = Opened(prepared_as_on_a_gpu(tiny, CONFIG), CONFIG)
-        opened.runner._is_pooled = form == "pooled"
+        opened.runner._pooled_from = 0 if form == "pooled" else 3
         got = answers(opened, requests)
         reused = opened.engine.metrics.reused_tokens
         opened.engine.close()
@@ -115,5 +115,36 @@ def check(form: str, architecture: TinyArchitecture) -> None:
     assert reused > 0
 
 
+def traces() -> None:
+    """What is compiled serves steps with prompts and without, with adapters and without."""
+    graphs: list[Any] = []
+
+    def count(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def compiled(work: Any, **options: Any) -> Any:
+        is_layer = work.__name__ == "_call_impl"
+        return compile_work(work, backend=count, **options) if is_layer else work
+
+    compile_work = torch.compile
+    config = replace(CONFIG, compile_layers=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = write_tiny_model(Path(folder), "qwen2", layers=3)
+        model = prepared_as_on_a_gpu(tiny, config)
+        with (
+            patch("torch.compile", compiled),
+            patch("torch.cuda.synchronize"),
+        ):
+            opened = Opened(model, config)
+            with patch.object(opened.runner, "probe"):
+                opened.runner.warm_up()
+        opened.engine.close()
+    assert len(graphs) == 1, f"{len(graphs)} traces"
+
+
 if __name__ == "__main__":
-    check(sys.argv[1], cast("TinyArchitecture", sys.argv[2]))
+    if sys.argv[1] == "traces":
+        traces()
+    else:
+        check(sys.argv[1], cast("TinyArchitecture", sys.argv[2]))

@@ -16,8 +16,11 @@ from service.engine.triton_attention import decode_attention, prompt_attention
 from service.engine.triton_copy import RowFiller
 from service.engine.triton_lora import (
     DECODE_BLOCK,
+    NARROW,
     PROMPT_BLOCK,
+    WIDE,
     expand,
+    open_gate,
     parts_of_blocks,
     shrink,
 )
@@ -51,10 +54,12 @@ class Group:
                 inner = self.x[token : token + count] @ self.a[part, rows].t()
                 self.expected[token : token + count, columns] += inner @ self.b[rows][:, columns]
 
-    def apart(self, *, gated: bool = False, block: int = DECODE_BLOCK) -> torch.Tensor:
-        hidden = shrink(self.x, self.a, self.blocks, block)
+    def apart(
+        self, *, gated: bool = False, block: int = DECODE_BLOCK, tile: int = NARROW
+    ) -> torch.Tensor:
+        hidden = shrink(self.x, self.a, self.blocks, block, tile)
         y = self.base.clone()
-        return expand(hidden, y, self.b, self.blocks, self.parts_of, block, gated=gated)
+        return expand(hidden, y, self.b, self.blocks, self.parts_of, block, tile, gated=gated)
 
     def pooled(self, *, gated: bool = False) -> torch.Tensor:
         joined = torch.cat([self.weight, self.a.flatten(0, 1)])
@@ -74,6 +79,7 @@ def lora() -> None:
     for group in (Group(384, [256, 128, 128]), Group(2560, [384])):
         same(group.apart(), group.expected)
         same(group.apart(block=PROMPT_BLOCK), group.expected)
+        same(group.apart(tile=WIDE), group.expected)
         same(group.pooled(), group.expected)
         assert not torch.allclose(group.expected, group.base, atol=1e-3)
 
@@ -83,6 +89,9 @@ def gated() -> None:
     gate, up = group.expected.chunk(2, dim=1)
     same(group.apart(gated=True), silu(gate) * up)
     same(group.pooled(gated=True), silu(gate) * up)
+    same(group.apart(gated=True, tile=WIDE), silu(gate) * up)
+    gate, up = group.base.chunk(2, dim=1)
+    same(open_gate(group.base), silu(gate) * up)
 
 
 def rows() -> None:

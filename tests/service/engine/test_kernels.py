@@ -36,6 +36,10 @@ def test_the_gpu_path_answers_as_the_cpu_does_alone_and_mixed(form: str, archite
     interpret("gpu_on_cpu", form, architecture)
 
 
+def test_layers_are_compiled_once_for_all_kinds_of_steps() -> None:
+    interpret("gpu_on_cpu", "traces")
+
+
 def interpret(module: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", f"tests.service.engine.{module}", *arguments],
