@@ -3,7 +3,9 @@
 """Rows out of files and Hub data sets, each with its number. Knows nothing of questions."""
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ class RawRow:
 
 
 def read_rows(path: str) -> Iterator[RawRow]:
-    """Every row of a .jsonl, .csv or .parquet file, or of `hf:ORG/NAME[:SPLIT]`.
+    """Every row of a .jsonl, .jsonl.gz, .csv or .parquet file, or of `hf:ORG/NAME[:SPLIT]`.
 
     A JSON line is a row, or a passage with its rows in `questions`.
 
@@ -31,8 +33,13 @@ def read_rows(path: str) -> Iterator[RawRow]:
     if path.startswith("hf:"):
         return _read_hub(path.removeprefix("hf:"))
     file = Path(path)
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    reader = readers.get(file.suffix)
+    readers = {
+        ".jsonl": _read_jsonl,
+        ".jsonl.gz": _read_jsonl,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
+    reader = next((read for ending, read in readers.items() if path.endswith(ending)), None)
     if reader is None:
         raise DataError(
             f"{path}: expected a file that ends in {', '.join(readers)}, or hf:ORG/NAME"
@@ -43,7 +50,14 @@ def read_rows(path: str) -> Iterator[RawRow]:
 
 
 def _read_jsonl(file: Path) -> Iterator[RawRow]:
-    with file.open("rb") as lines:
+    try:
+        yield from _read_lines(file)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{file}: not gzip, or cut off ({error})") from error
+
+
+def _read_lines(file: Path) -> Iterator[RawRow]:
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             place = f"{file}:{number}"
             try:
