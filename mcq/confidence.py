@@ -1,9 +1,9 @@
 """How likely a question is right, from what can be found out without a person.
 
-A logistic combination of the reader's answers, the question's form, and how likely the model held
-its own text to be, fitted on questions that were read (`python -m benchmarks.quality_verifiers`,
-docs/quality.md). The reader finds wrong keys but likes questions whose other options are nonsense;
-those are what the likelihood finds.
+A logistic combination, fitted on questions that were read (docs/quality.md). What is weighed
+depends on who judges: a verifier adapter, which has learned from such readings, or the bare base as
+a reader of the passage. The reader finds wrong keys but likes questions whose other options are
+nonsense; those are what the likelihood finds.
 """
 
 import math
@@ -14,7 +14,7 @@ from mcq.question import Letter, Question
 from mcq.recall import key_coverage, may_ask_for_recall
 
 FEATURES = ("reader", "plain_stem", "likelihood")
-"""What is weighed, in this order; the last one only where it is known."""
+"""What is weighed where a reader judges, in this order; the last one only where it is known."""
 
 WEIGHTS = (0.6985, 0.2117, 0.0, 0.7168)
 """Bias, then one for each of `FEATURES`; the adapter of these questions only writes plain stems."""
@@ -22,15 +22,22 @@ WEIGHTS = (0.6985, 0.2117, 0.0, 0.7168)
 WEIGHTS_WITHOUT_LIKELIHOOD = (-1.1159, 0.3244, 0.3521)
 """The same for questions whose likelihood is not known."""
 
+VERIFIER_FEATURES = ("verifier", "stem's likelihood")
+"""What is weighed where a verifier judges; the last one only where it is known."""
+
+VERIFIER_WEIGHTS = (1.3929, 0.46, 1.8573)
+"""Bias, then one for each of `VERIFIER_FEATURES`."""
+
+VERIFIER_WEIGHTS_WITHOUT_LIKELIHOOD = (0.4133, 0.4945)
+"""The same for questions whose likelihood is not known."""
+
 VERIFIED = 0.5
-"""The confidence from which a question is given out as verified. Of the ruler's questions above it
-88 of 132 were right, each judged by weights that were fitted without it; of the questions that the
-service had chosen for passages set aside, 43 of 52."""
+"""The confidence from which a question is given out as verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What is known about one question."""
+    """What a reader and the model that wrote it make of one question."""
 
     key: float
     """The reader's probability of the key, with the passage."""
@@ -44,13 +51,23 @@ class Signals:
     """Natural log-probability of the whole completion in the model that wrote it."""
 
 
+@dataclass(frozen=True, slots=True)
+class VerifierSignals:
+    """What a verifier and the model that wrote it make of one question."""
+
+    sound: float
+    """The verifier's probability that the question is in order."""
+    stem_logprob: float | None = None
+    """Natural log-probability of the stem in the model that wrote it."""
+
+
 def signals_of(
     question: Question,
     context: str,
     answers: Mapping[Letter, float],
     logprob: float | None = None,
 ) -> Signals:
-    """Everything that the confidence rests on; `question` carries its evidence."""
+    """Everything that a reader's confidence rests on; `question` carries its evidence."""
     said = context if question.evidence is None else question.evidence.text
     return Signals(
         key=answers[question.key],
@@ -61,20 +78,35 @@ def signals_of(
     )
 
 
-def confidence(signals: Signals) -> float:
+def confidence(signals: Signals | VerifierSignals) -> float:
     """The probability that a person would find the question right."""
-    bias, *weights = WEIGHTS_WITHOUT_LIKELIHOOD if signals.logprob is None else WEIGHTS
+    bias, *weights = _weights(signals)
     value = bias + sum(w * f for w, f in zip(weights, features(signals), strict=True))
     return 1 / (1 + math.exp(-value))
 
 
-def features(signals: Signals) -> tuple[float, ...]:
-    """The numbers that are weighed; see `FEATURES`."""
+def _weights(signals: Signals | VerifierSignals) -> tuple[float, ...]:
+    match signals:
+        case Signals(logprob=None):
+            return WEIGHTS_WITHOUT_LIKELIHOOD
+        case Signals():
+            return WEIGHTS
+        case VerifierSignals(stem_logprob=None):
+            return VERIFIER_WEIGHTS_WITHOUT_LIKELIHOOD
+        case VerifierSignals():
+            return VERIFIER_WEIGHTS
+
+
+def features(signals: Signals | VerifierSignals) -> tuple[float, ...]:
+    """The numbers that are weighed; see `FEATURES` and `VERIFIER_FEATURES`."""
+    if isinstance(signals, VerifierSignals):
+        known = (logit(signals.sound),)
+        return known if signals.stem_logprob is None else (*known, signals.stem_logprob / 10)
     known = (logit(signals.key), float(signals.plain_stem))
     return known if signals.logprob is None else (*known, signals.logprob / 10)
 
 
 def logit(p: float) -> float:
-    """Log odds, kept within what four rotations of a small model can mean."""
+    """Log odds, kept within what a small model can mean."""
     p = min(0.99, max(0.01, p))
     return math.log(p / (1 - p))

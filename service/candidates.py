@@ -18,6 +18,7 @@ from mcq.recall import may_ask_for_recall
 from service.backends.base import (
     AdapterFiles,
     Backend,
+    CompletionDelta,
     CompletionRequest,
     FinishReason,
     Sampling,
@@ -55,6 +56,36 @@ class Candidate:
     question: Question
     logprob: float | None
     """How likely the model held its whole text to be; None where the backend does not say."""
+    stem_logprob: float | None = None
+    """The same of its stem alone."""
+
+
+@dataclass(slots=True)
+class _Completion:
+    """A completion as far as it has come."""
+
+    text: str = ""
+    logprobs: dict[int, float] = field(default_factory=dict[int, float])
+    """By line of the text; empty where the backend says nothing."""
+
+    def add(self, delta: CompletionDelta) -> None:
+        """Go on; what a delta brings counts for the line where it begins."""
+        if delta.logprob is not None:
+            line = self.text.count("\n")
+            self.logprobs[line] = self.logprobs.get(line, 0.0) + delta.logprob
+        self.text += delta.text
+
+    @property
+    def logprob(self) -> float | None:
+        """Of the whole text."""
+        return sum(self.logprobs.values()) if self.logprobs else None
+
+    def logprob_of(self, label: str) -> float | None:
+        """Of the line that begins with a label."""
+        for number, line in enumerate(self.text.split("\n")):
+            if line.startswith(label):
+                return self.logprobs.get(number)
+        return None
 
 
 class CandidateSource:
@@ -79,10 +110,11 @@ class CandidateSource:
         """Draw `count` completions; yield the questions among them, in the order they end."""
         streams = [self._completions(request) for request in self._requests(count)]
         self._round += 1
-        async for text, reason, logprob in merged(streams):
-            question = self._read(text, reason)
+        label = STEM_LABEL[self._plan.start.language]
+        async for completion, reason in merged(streams):
+            question = self._read(completion.text, reason)
             if question is not None:
-                yield Candidate(question, logprob)
+                yield Candidate(question, completion.logprob, completion.logprob_of(label))
 
     def drop(self, reason: str) -> None:
         """Count a candidate that will not be returned."""
@@ -125,22 +157,18 @@ class CandidateSource:
 
     async def _completions(
         self, request: CompletionRequest
-    ) -> AsyncGenerator[tuple[str, FinishReason, float | None]]:
-        """Text and log-probability of each candidate, in the order in which they end."""
-        texts: dict[int, list[str]] = {}
-        logprobs: dict[int, float] = {}
+    ) -> AsyncGenerator[tuple[_Completion, FinishReason]]:
+        """Each candidate's whole text, in the order in which they end."""
+        begun: dict[int, _Completion] = {}
         self._tally.candidates += request.n
         deltas = self._backend.complete(request)
         try:
             async for delta in deltas:
                 self._tally.prompt_tokens += delta.prompt_tokens
                 self._tally.completion_tokens += delta.tokens
-                texts.setdefault(delta.index, []).append(delta.text)
-                if delta.logprob is not None:
-                    logprobs[delta.index] = logprobs.get(delta.index, 0.0) + delta.logprob
+                begun.setdefault(delta.index, _Completion()).add(delta)
                 if delta.finish_reason is not None:
-                    text = "".join(texts.pop(delta.index))
-                    yield text, delta.finish_reason, logprobs.get(delta.index)
+                    yield begun.pop(delta.index), delta.finish_reason
         finally:
             await deltas.aclose()
 

@@ -65,6 +65,10 @@ class ServiceConfig(BaseSettings):
     default_adapter: str | None = None
     """What a request without `adapter` gets; the bare base model if unset."""
 
+    verifier: str | None = "mcq-verifier"
+    """The adapter that judges candidates of `balanced` and `best`; where the registry has none of
+    that name for this base, or if unset, the bare base reads them."""
+
     max_adapters: PositiveInt = 32
     """How many adapters stay loaded at once; the one idle longest goes first."""
 

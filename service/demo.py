@@ -1,8 +1,8 @@
 """`python -m service.demo`: one real answer from nothing.
 
-Prepares the base model, puts the bundled adapter into the local registry, starts the service as its
-own process, sends it a paragraph, and prints the questions as they stream in. Every step is skipped
-when it was done before.
+Prepares the base model, puts the bundled adapters into the local registry, starts the service as a
+process of its own, sends it a paragraph, and prints the questions as they stream in. Every step is
+skipped when it was done before.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import httpx
 from mcq.errors import McqError
 from mcq.question import Question
 
-ADAPTER = Path("adapters/mcq-vi")
+ADAPTERS = Path("adapters")
+ADAPTER = "mcq-vi"
 REGISTRY = Path("var/registry")
 BASE_MODEL = "embedded:qwen2.5-coder-1.5b-instruct"
 CONTEXT = (
@@ -52,7 +53,7 @@ def main() -> int:
 
             step("Base model", BASE_MODEL)
             prepare_base(BASE_MODEL)
-        adapter = import_adapter()
+        adapter = import_adapters()
         step("Adapter", adapter or "none is bundled: the bare base model answers")
         port = free_port()
         step("Service", f"http://127.0.0.1:{port} (backend {arguments.backend})")
@@ -72,18 +73,20 @@ def step(name: str, text: str) -> None:
     sys.stdout.flush()
 
 
-def import_adapter() -> str | None:
-    """Put the bundled adapter into the local registry, if it is not there; its name and number.
+def import_adapters() -> str | None:
+    """Put the bundled adapters into the local registry, if they are not there; the name and number
+    of the one that writes questions.
 
     The registry may hold newer versions, of the user's own: the demo shows what is bundled.
     """
     from model_registry import ModelRegistry
 
-    if not ADAPTER.is_dir():
+    bundled = sorted(path.parent for path in ADAPTERS.glob("*/manifest.json"))
+    if not bundled:
         return None
     with ModelRegistry.open(REGISTRY) as registry:
-        version = registry.import_directory(ADAPTER)
-        return f"{version.name}/{version.number}"
+        versions = [registry.import_directory(directory) for directory in bundled]
+    return next((f"{v.name}/{v.number}" for v in versions if v.name == ADAPTER), None)
 
 
 class running_service:  # noqa: N801 read as a verb

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 from mcq.checks import run_checks
 from mcq.confidence import VERIFIED
@@ -18,12 +19,13 @@ from mcq.question import Question, comparable
 from mcq.shuffling import balanced
 from service.adapters import AdapterCache
 from service.backends.base import Backend
-from service.candidates import CandidateSource, Tally
+from service.candidates import Candidate, CandidateSource, Tally
+from service.judges import Judge, Reader, VerifierAdapter
 from service.merged import MergedModels
 from service.metrics import Metrics
 from service.planning import BARE_BASE, Plan, Planner
 from service.schema import GenerateDone, GenerateRequest, Usage
-from service.verifier import Verdict, Verifier, at_most
+from service.verifier import best_first, with_verdict
 
 
 class QuestionGenerator:
@@ -41,7 +43,6 @@ class QuestionGenerator:
         self._adapters = adapters
         self._merged = merged
         self._planner = planner
-        self._verifier = Verifier(backend)
         self._metrics = metrics
 
     def plan(self, request: GenerateRequest) -> Plan:
@@ -60,17 +61,29 @@ class QuestionGenerator:
             elif plan.version is not None:
                 files = await stack.enter_async_context(self._adapters.acquire(plan.version))
             source = CandidateSource(backend, plan, files, tally, self._metrics)
-            draw = self._verified if plan.is_verified else self._unverified
+            judge = await self._judge(plan, stack) if plan.is_verified else None
             while len(tally.accepted) < plan.request.n and tally.candidates < plan.max_candidates:
                 if time.monotonic() >= plan.deadline:
                     source.drop("timeout")
                     break
-                async for question in draw(plan, source, tally, rng):
+                drawn = (
+                    self._unverified(plan, source, tally, rng)
+                    if judge is None
+                    else self._verified(plan, judge, source, tally, rng)
+                )
+                async for question in drawn:
                     if not tally.accepted:
                         self._metrics.time_to_first_question.observe(time.monotonic() - plan.began)
                     tally.accepted.append(question)
                     yield question
         yield self._done(plan, tally)
+
+    async def _judge(self, plan: Plan, stack: AsyncExitStack) -> Judge:
+        """The verifier adapter if there is one, else the bare base."""
+        if plan.verifier is None:
+            return Reader(self._backend, plan.rotations)
+        files = await stack.enter_async_context(self._adapters.acquire(plan.verifier))
+        return VerifierAdapter(self._backend, files)
 
     async def _unverified(
         self, plan: Plan, source: CandidateSource, tally: Tally, rng: random.Random
@@ -87,30 +100,30 @@ class QuestionGenerator:
                 yield checked(question, plan.context, plan.start.language)
 
     async def _verified(
-        self, plan: Plan, source: CandidateSource, tally: Tally, rng: random.Random
+        self, plan: Plan, judge: Judge, source: CandidateSource, tally: Tally, rng: random.Random
     ) -> AsyncGenerator[Question]:
-        """One pool of candidates: the best that the reader agrees with go out, best first.
+        """One pool of candidates: the best of those that hold go out, best first.
 
         A pool serves several questions as long as they rest on different evidence; for what is
         missing then, the next pool is drawn with these in its prompt.
         """
-        pool: list[tuple[Question, float | None]] = []
+        pool: list[Candidate] = []
         texts: set[str] = set()
         language = plan.start.language
         left = plan.max_candidates - tally.candidates
-        async for candidate in source.draw(min(plan.candidates_per_question, left)):
-            question = checked(candidate.question, plan.context, language)
+        async for drawn in source.draw(min(plan.candidates_per_question, left)):
+            candidate = replace(drawn, question=checked(drawn.question, plan.context, language))
+            question = candidate.question
             if is_blocked(check.name for check in question.checks if not check.passed):
                 source.drop("flawed")
             elif (text := _said(question)) in texts:
                 source.drop("duplicate")
-            elif at_most(question, plan.context, candidate.logprob) < VERIFIED:
+            elif judge.at_most(candidate, plan.context) < VERIFIED:
                 source.drop("not_verified")
             else:
                 texts.add(text)
-                pool.append((question, candidate.logprob))
-        ranked = self._verifier.best_first(pool, plan.context, language, plan.rotations)
-        async with aclosing(ranked):
+                pool.append(candidate)
+        async with aclosing(best_first(judge, pool, plan.context, language)) as ranked:
             async for question, verdict in ranked:
                 if verdict.confidence < VERIFIED:
                     source.drop("not_verified")
@@ -147,11 +160,6 @@ def checked(question: Question, context: str, language: Language) -> Question:
     """The question with its evidence and everything that was checked in it."""
     question = question.model_copy(update={"evidence": find_evidence(context, question)})
     return question.model_copy(update={"checks": run_checks(question, context, language)})
-
-
-def with_verdict(question: Question, verdict: Verdict) -> Question:
-    """The question with what is thought of it among its checks."""
-    return question.model_copy(update={"checks": (*question.checks, *verdict.checks)})
 
 
 def _said(question: Question) -> str:

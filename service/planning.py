@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from mcq.context import check_context
 from mcq.language import detect_language
 from mcq.prompts import PromptFormat, prompt_format
-from model_registry.adapter import AdapterVersion
+from mcq.verdict import VERDICT_FORMAT
+from model_registry.adapter import AdapterRef, AdapterVersion
+from model_registry.errors import RegistryError
 from model_registry.follow import RegistryFollower
 from model_registry.variants import MergedVariant
 from service.adapters import AdapterCache
@@ -29,6 +31,8 @@ class Plan:
     request: GenerateRequest
     context: str
     version: AdapterVersion | None
+    verifier: AdapterVersion | None
+    """What judges the candidates; the bare base if there is none."""
     variant: MergedVariant | None
     """The merged weights that answer instead of adapter and base."""
     prompt_format: PromptFormat
@@ -101,6 +105,7 @@ class Planner:
             request=request,
             context=context,
             version=version,
+            verifier=None if request.quality == "fast" else self._verifier(),
             variant=variant,
             prompt_format=prompt_format(
                 version.manifest.prompt_format if version else self._base_format
@@ -117,6 +122,21 @@ class Planner:
         if name is None or name == BARE_BASE:
             return None
         return self._follower.snapshot.resolve(name)
+
+    def _verifier(self) -> AdapterVersion | None:
+        """The configured verifier, if the registry has it and it was made for this base."""
+        name, info = self._config.verifier, self._backend.info
+        if name is None:
+            return None
+        version = self._follower.snapshot.known(AdapterRef.parse(name))
+        if version is None or version.manifest.prompt_format != VERDICT_FORMAT:
+            return None
+        if info.fingerprint is not None:
+            try:
+                version.check_base(info.fingerprint, info.precision)
+            except RegistryError:
+                return None
+        return version
 
     def _variant(
         self, request: GenerateRequest, version: AdapterVersion | None

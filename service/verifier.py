@@ -1,119 +1,52 @@
-"""Does the passage prove the key? The base model itself answers each candidate, and decides.
-
-The bare base reads a question well that its fine-tuned self has written badly: it is asked with the
-passage, in two or all four rotations of the options, in the same batches as everything else.
-"""
+"""The candidates of one request, best first, with as little judging as that takes."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 
-from mcq.confidence import VERIFIED, Signals, confidence, signals_of
+from mcq.confidence import VERIFIED
 from mcq.language import Language
-from mcq.question import LETTERS, Check, Letter, Question
-from mcq.reader import CHOICES, option_probabilities, reader_prompts
-from service.backends.base import Backend, ScoreRequest
+from mcq.question import Check, Question
+from service.candidates import Candidate
+from service.judges import Judge, Verdict
 
-_READ_AT_ONCE = 4
+_JUDGED_AT_ONCE = 4
 """Enough to share the reading of the passage; on a CPU each further one costs a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is thought of one question."""
+async def best_first(
+    judge: Judge, candidates: Sequence[Candidate], context: str, language: Language
+) -> AsyncGenerator[tuple[Question, Verdict]]:
+    """Questions by falling confidence, each judged only when its turn could have come.
 
-    signals: Signals
-
-    @property
-    def confidence(self) -> float:
-        """The calibrated probability that a person would find it right."""
-        return confidence(self.signals)
-
-    @property
-    def checks(self) -> tuple[Check, Check]:
-        """The same for whoever gets the question."""
-        key, rival = self.signals.key, self.signals.rival
-        return (
-            Check(name="reader_agrees", passed=key > rival, detail=f"{key:.2f}"),
-            Check(
-                name="verified",
-                passed=self.confidence >= VERIFIED,
-                detail=f"{self.confidence:.2f}",
-            ),
-        )
-
-
-class Verifier:
-    """Judges candidates with the bare base model of a backend."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    async def best_first(
-        self,
-        candidates: Sequence[tuple[Question, float | None]],
-        context: str,
-        language: Language,
-        rotations: int,
-    ) -> AsyncGenerator[tuple[Question, Verdict]]:
-        """Questions by falling confidence, each read only when its turn could have come.
-
-        The likelihood is known before anything is read, so that there is a most that the reader can
-        make of each candidate: one that stays behind a candidate that was read need not be read
-        before it (branch and bound; the order is that of reading all of them).
-
-        Args:
-            candidates: Questions, and how likely their model held each to be, if it says.
-            rotations: Orders of the options in which each is read: 1, 2 or 4.
-        """
-        waiting = sorted(
-            (
-                (at_most(question, context, logprob), i)
-                for i, (question, logprob) in enumerate(candidates)
-            ),
-            key=lambda pair: (-pair[0], pair[1]),
-        )
-        judged: list[tuple[Question, Verdict]] = []
-        while waiting or judged:
-            while waiting and (not judged or _rank(judged[0])[0] < waiting[0][0]):
-                group = [candidates[i] for _, i in waiting[:_READ_AT_ONCE]]
-                del waiting[:_READ_AT_ONCE]
-                judged += await self._read(group, context, language, rotations)
-                judged.sort(key=_rank, reverse=True)
-            yield judged.pop(0)
-
-    async def _read(
-        self,
-        candidates: Sequence[tuple[Question, float | None]],
-        context: str,
-        language: Language,
-        rotations: int,
-    ) -> list[tuple[Question, Verdict]]:
-        """All of them in one call of the backend."""
-        requests = [
-            ScoreRequest(asked.prompt, CHOICES, prefix=asked.prefix)
-            for question, _ in candidates
-            for asked in reader_prompts(question, context, language, rotations)
-        ]
-        scores = await self._backend.score(requests)
-        return [
-            (question, Verdict(signals_of(question, context, option_probabilities(rows), logprob)))
-            for (question, logprob), rows in zip(
-                candidates, _in_groups(scores, rotations), strict=True
-            )
-        ]
+    The likelihood is known before anything is judged, so that there is a most that the judge can
+    make of each candidate: one that stays behind a candidate that was judged need not be judged
+    before it (branch and bound; the order is that of judging all of them).
+    """
+    waiting = sorted(
+        ((judge.at_most(candidate, context), i) for i, candidate in enumerate(candidates)),
+        key=lambda pair: (-pair[0], pair[1]),
+    )
+    judged: list[tuple[Question, Verdict]] = []
+    while waiting or judged:
+        while waiting and (not judged or _rank(judged[0])[0] < waiting[0][0]):
+            group = [candidates[i] for _, i in waiting[:_JUDGED_AT_ONCE]]
+            del waiting[:_JUDGED_AT_ONCE]
+            verdicts = await judge.judge(group, context, language)
+            judged += zip((c.question for c in group), verdicts, strict=True)
+            judged.sort(key=_rank, reverse=True)
+        yield judged.pop(0)
 
 
-def at_most(question: Question, context: str, logprob: float | None) -> float:
-    """The confidence in a question if the reader will be as sure of its key as it can be."""
-    sure: dict[Letter, float] = {letter: float(letter == question.key) for letter in LETTERS}
-    return confidence(signals_of(question, context, sure, logprob))
+def with_verdict(question: Question, verdict: Verdict) -> Question:
+    """The question with what is thought of it among its checks."""
+    verified = Check(
+        name="verified",
+        passed=verdict.confidence >= VERIFIED,
+        detail=f"{verdict.confidence:.2f}",
+    )
+    return question.model_copy(update={"checks": (*question.checks, verdict.agreement, verified)})
 
 
 def _rank(judged: tuple[Question, Verdict]) -> tuple[float, int]:
     question, verdict = judged
-    return verdict.confidence, sum(check.passed for check in question.checks)
-
-
-def _in_groups(scores: list[list[float]], size: int) -> list[list[list[float]]]:
-    """The rotations of each question together."""
-    return [scores[start : start + size] for start in range(0, len(scores), size)]
+    passed = sum(check.passed for check in (*question.checks, verdict.agreement))
+    return verdict.confidence, passed

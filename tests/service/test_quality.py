@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from mcq.parsing import parse_completion
-from mcq.question import LETTERS, Question
+from mcq.question import LETTERS
 from service.backends.base import CompletionDelta, CompletionRequest, ScoreRequest
-from service.verifier import Verifier
+from service.candidates import Candidate
+from service.judges import Reader
+from service.verifier import best_first
 from tests.service.conftest import Serving
 from tests.service.scripted_backend import ScriptedBackend
 
@@ -85,18 +87,18 @@ async def test_candidates_are_read_only_as_far_as_they_could_be_the_best() -> No
     stems = [f"Câu thứ {i} hỏi điều gì?" for i in range(40)]
     beliefs = {f"đúng {i}": rng.uniform(-2, 6) for i in range(40)}
     backend = ReadingBackend([], beliefs)
-    verifier = Verifier(backend)
-    drawn: list[tuple[Question, float | None]] = [
-        (parse_completion(item(stem, right), "vi"), -rng.uniform(5, 40))
+    reader = Reader(backend, 2)
+    drawn = [
+        Candidate(parse_completion(item(stem, right), "vi"), -rng.uniform(5, 40))
         for stem, right in zip(stems, beliefs, strict=True)
     ]
-    whole = [pair async for pair in verifier.best_first(drawn, CONTEXT, "vi", 2)]
+    whole = [pair async for pair in best_first(reader, drawn, CONTEXT, "vi")]
     confidences = [verdict.confidence for _, verdict in whole]
     assert confidences == sorted(confidences, reverse=True)
     assert backend.scored == 40 * 2
 
     backend.scored = 0
-    best = await anext(verifier.best_first(drawn, CONTEXT, "vi", 2))
+    best = await anext(best_first(reader, drawn, CONTEXT, "vi"))
     assert best[0] == whole[0][0], "the same as if all had been read"
     assert backend.scored <= 40
 

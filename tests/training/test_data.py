@@ -3,7 +3,9 @@
 """Reading and cleaning: every dropped row has a reason, every broken file a line."""
 
 import csv
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,14 @@ def test_a_broken_line_is_named(tmp_path: Path, content: bytes, reason: str) -> 
         list(read_rows(str(path)))
 
 
+@pytest.mark.parametrize("spoil", [lambda b: b[:-12], lambda b: b"PK" + b, lambda b: b[:20]])
+def test_a_broken_gzip_file_is_named(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(spoil(gzip.compress((json.dumps(row()) + "\n").encode() * 50)))
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz: not gzip, or cut off"):
+        list(read_rows(str(path)))
+
+
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [row(correct_answer="X")])
     with pytest.raises(DataError, match=r"No row is left .*key_out_of_range 1"):
@@ -104,7 +114,7 @@ def test_presets_read_the_columns_of_the_older_sets(tmp_path: Path, preset: str)
     assert example.language == "vi"
 
 
-def test_csv_and_parquet_read_like_jsonl(tmp_path: Path) -> None:
+def test_csv_parquet_and_gzip_read_like_jsonl(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -113,7 +123,8 @@ def test_csv_and_parquet_read_like_jsonl(tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerow(row())
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row()]), tmp_path / "a.parquet")
-    for name in ("a.csv", "a.parquet"):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(row()).encode()))
+    for name in ("a.csv", "a.parquet", "a.jsonl.gz"):
         (example,) = load_examples(data(tmp_path / name)).train
         assert example.question.question == row()["question"]
 
