@@ -193,7 +193,8 @@ def _many_epochs(config: TrainingConfig) -> tuple[Literal["warn", "refuse"], str
 
 
 def _layers_alone(config: TrainingConfig) -> tuple[Literal["warn", "refuse"], str] | None:
-    if config.fit.fused_layers and not config.fit.fused_lora:
+    asked = "fused_layers" in config.fit.model_fields_set and config.fit.fused_layers
+    if asked and not config.fit.fused_lora:
         return "refuse", (
             "fused_layers is built on fused_lora and would be left out without a word; "
             "set fused_lora: true, or fused_layers: false"
