@@ -95,7 +95,7 @@ class ServiceConfig(BaseSettings):
     """How many completions are begun for one question of `quality: balanced`; those that cannot be
     verified end after a few words."""
 
-    candidates_best: PositiveInt = 32
+    candidates_best: PositiveInt = 16
     """How many completions are begun for one question of `quality: best`."""
 
     request_timeout_s: PositiveFloat = 300.0
