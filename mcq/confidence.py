@@ -1,9 +1,10 @@
 """How likely a question is right, from what can be found out without a person.
 
-A logistic combination, fitted on questions that were read (docs/quality.md). What is weighed
-depends on who judges: a verifier adapter, which has learned from such readings, or the bare base as
-a reader of the passage. The reader finds wrong keys but likes questions whose other options are
-nonsense; those are what the likelihood finds.
+A logistic combination, fitted on questions that were read (docs/quality.md; `python -m
+benchmarks.quality_verifiers` and `quality_confidence`). What is weighed depends on who judges: a
+verifier adapter, which has learned from such readings, or the bare base as a reader of the passage.
+The reader finds wrong keys but likes questions whose other options are nonsense; those are what the
+likelihood finds.
 """
 
 import math

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcq.confidence import Signals, confidence, signals_of
+from mcq.confidence import VERIFIED, Signals, VerifierSignals, confidence, signals_of
 from mcq.question import Letter, Question
 
 SURE = Signals(key=0.97, rival=0.01, coverage=1.0, plain_stem=True)
@@ -40,3 +40,11 @@ def test_a_text_that_its_model_held_unlikely_is_trusted_less_whatever_the_reader
     assert confidence(likely) > 0.7
     assert confidence(unlikely) < 0.2
     assert confidence(unlikely) < confidence(SURE) < confidence(likely)
+
+
+def test_confidence_grows_with_the_verifiers_belief_and_with_the_stems_likelihood():
+    doubted, trusted = VerifierSignals(0.2, -12.0), VerifierSignals(0.98, -12.0)
+    assert confidence(doubted) < VERIFIED < confidence(trusted)
+    assert confidence(replace(trusted, stem_logprob=-25.0)) < VERIFIED
+    assert confidence(replace(trusted, stem_logprob=None)) > VERIFIED
+    assert confidence(VerifierSignals(0.2)) < VERIFIED
