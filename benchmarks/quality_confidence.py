@@ -1,5 +1,3 @@
-# pyright: basic
-# torch's tensors are typed too loosely for strict mode.
 """What the verifier's confidence rests on: the weights of `mcq.confidence`, and how well they do.
 
     python -m benchmarks.quality_confidence [FILE]
@@ -20,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.logistic import fit_logistic
 from mcq.confidence import Signals, VerifierSignals, confidence, features, logit
 from training.verdict_run import roc_auc
 
@@ -77,23 +76,10 @@ def area(rows: Sequence[Row], values: Sequence[float]) -> float:
 
 
 def fit(rows: Sequence[Row], known: Callable[[Row], VerifierSignals]) -> list[float]:
-    """Logistic regression: the bias, then a weight for each feature."""
-    import torch
-
-    x = torch.tensor([[1.0, *features(known(row))] for row in rows])
-    y = torch.tensor([float(is_right(row)) for row in rows])
-    w = torch.zeros(x.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([w], max_iter=300)
-
-    def closure() -> Any:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ w, y)
-        loss = loss + _DECAY * (w[1:] ** 2).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return [round(float(value), 4) for value in w.detach()]
+    """Bias and weights."""
+    return fit_logistic(
+        [features(known(row)) for row in rows], [is_right(row) for row in rows], decay=_DECAY
+    )
 
 
 def cross_validated(rows: Sequence[Row]) -> list[float]:

@@ -1,5 +1,5 @@
 # pyright: basic
-# matplotlib and torch have partial types, which strict mode refuses.
+# matplotlib has partial types, which strict mode refuses.
 """How well questions can be judged without a person: each verifier against the labelled ruler.
 
     python -m benchmarks.quality_verifiers [--adapter mcq-vi/2] [--out FOLDER]
@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.logistic import fit_logistic
 from mcq.confidence import FEATURES, Signals, features, signals_of
 from mcq.evidence import find_evidence
 from mcq.question import Question
@@ -117,23 +118,9 @@ def load(path: Path) -> list[Labelled]:
 
 
 def fit(items: Sequence[Labelled], *, decay: float = 0.02) -> list[float]:
-    """Logistic regression; `decay` keeps weights small on few items."""
-    import torch
-
-    x = torch.tensor([[1.0, *features(i.signals)] for i in items])
-    y = torch.tensor([float(i.is_right) for i in items])
-    w = torch.zeros(x.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([w], max_iter=200)
-
-    def closure() -> Any:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ w, y)
-        loss = loss + decay * (w[1:] ** 2).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return [round(float(v), 4) for v in w.detach()]
+    """Bias and weights; `decay` keeps weights small on few items."""
+    known = [features(item.signals) for item in items]
+    return fit_logistic(known, [item.is_right for item in items], decay=decay)
 
 
 def probability(weights: Sequence[float], item: Labelled) -> float:
