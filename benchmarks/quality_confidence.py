@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.logistic import fit_logistic
-from mcq.confidence import Signals, VerifierSignals, confidence, features, logit
+from mcq.confidence import VERIFIER_FEATURES, Signals, VerifierSignals, confidence, features, logit
 from training.verdict_run import roc_auc
 
 FILE = Path("benchmarks/data/verifier.jsonl")
@@ -55,7 +55,8 @@ def main() -> None:
     for low, high in pairwise(_BANDS):
         band = [is_right(row) for row, p in zip(rows, judged, strict=True) if low <= p < high]
         print(f"  from {low:.1f}: {sum(band)} of {len(band)} right")
-    print("weights of verifier and stem:", fit(rows, signals))
+    names = ("bias", *VERIFIER_FEATURES)
+    print("weights:", dict(zip(names, fit(rows, signals), strict=True)))
     print("weights of the verifier alone:", fit(rows, lambda row: VerifierSignals(row["sound"])))
 
 
