@@ -7,7 +7,7 @@ what is missing in the end is counted with its reasons.
 import random
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 
 from mcq.checks import run_checks
@@ -20,6 +20,7 @@ from mcq.shuffling import balanced
 from service.adapters import AdapterCache
 from service.backends.base import Backend
 from service.candidates import Candidate, CandidateSource, Tally
+from service.errors import BackendOverloadedError
 from service.judges import Judge, Reader, VerifierAdapter
 from service.merged import MergedModels
 from service.metrics import Metrics
@@ -79,11 +80,12 @@ class QuestionGenerator:
         yield self._done(plan, tally)
 
     async def _judge(self, plan: Plan, stack: AsyncExitStack) -> Judge:
-        """The verifier adapter if there is one, else the bare base."""
-        if plan.verifier is None:
-            return Reader(self._backend, plan.rotations)
-        files = await stack.enter_async_context(self._adapters.acquire(plan.verifier))
-        return VerifierAdapter(self._backend, files)
+        """The verifier adapter if there is one, and room for it; else the bare base."""
+        if plan.verifier is not None:
+            with suppress(BackendOverloadedError):  # its place is another's, who writes questions
+                files = await stack.enter_async_context(self._adapters.acquire(plan.verifier))
+                return VerifierAdapter(self._backend, files)
+        return Reader(self._backend, plan.rotations)
 
     async def _unverified(
         self, plan: Plan, source: CandidateSource, tally: Tally, rng: random.Random

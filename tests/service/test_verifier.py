@@ -138,3 +138,19 @@ async def test_the_base_reads_where_no_verifier_fits(
         answer = await client.post("/generate", json={"context": context_vi, "quality": "balanced"})
     assert answer.status_code == 200
     assert set(backend.asked) == {None}
+
+
+async def test_the_base_reads_where_the_only_place_is_taken(
+    serving: Serving, verifier: str, registry: ModelRegistry, tmp_path: Path, context_vi: str
+) -> None:
+    directory = write_adapter(tmp_path / "writer", b"w")
+    registry.publish("lop-10", directory, prompt_format="chat/1", base=BASE, precision="bf16")
+    backend = JudgedBackend([MEMORY], {"Nội dung RAM": 4.0})
+    asked = {"context": context_vi, "quality": "balanced", "adapter": "lop-10"}
+    async with serving(backend, max_adapters=1, candidates_balanced=1) as client:
+        assert (await client.post("/generate", json=asked)).status_code == 200
+    assert set(backend.asked) == {None}
+    backend.asked.clear()
+    async with serving(backend, max_adapters=2, candidates_balanced=1) as client:
+        assert (await client.post("/generate", json=asked)).status_code == 200
+    assert set(backend.asked) == {verifier}
